@@ -1,0 +1,27 @@
+PY := .venv/bin/python
+LODE := .venv/bin/lode
+
+.venv/installed: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: .venv/installed
+	$(LODE) quickstart --out quickstart
+
+test: .venv/installed
+	$(PY) -m pytest
+
+slow: .venv/installed
+	$(PY) -m pytest -m slow
+
+check: .venv/installed
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+cov: .venv/installed
+	$(PY) -m pytest --cov lodesmith --cov-report term-missing:skip-covered
+
+bench: .venv/installed
+	$(PY) -m benchmarks
+
+.PHONY: quickstart test slow check cov bench

@@ -1,0 +1,1 @@
+"""lodesmith: train, distil, compress, index, search and prove neural retrievers."""

@@ -1,0 +1,1 @@
+"""The command `lode`: one thin function a verb over the Python API."""

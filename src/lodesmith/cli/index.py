@@ -1,0 +1,133 @@
+"""`lode encode`, `lode index …` and `lode search`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lodesmith.cli.console import Json, progress, show
+from lodesmith.core.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Build and keep indexes.")
+Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="index folder")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, run directory, hub name or `minilm`")]
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="dataset folder")]
+
+
+def encode(
+    model: ModelName,
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Option(help="vectors folder to write or to continue")],
+    passages: Annotated[int | None, typer.Option(help="split documents into windows of this many tokens")] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode a corpus into a vectors folder. Stop it at any time: the same command continues.
+
+    Example: lode encode minilm my-dataset --out my-vectors
+    """
+    from lodesmith.recipes.storing import encode_dataset
+
+    with progress():
+        report = encode_dataset(model, dataset, out, passages=passages)
+    show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+
+
+@app.command()
+def build(
+    model: ModelName,
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Option(help="index folder to write")],
+    index: Annotated[str, typer.Option(help="kind of index")] = "flat",
+    as_json: Json = False,
+) -> None:
+    """Encode a corpus and index it.
+
+    Example: lode index build minilm my-dataset --out my-index
+    """
+    from lodesmith.recipes.storing import build_index
+
+    with progress():
+        _report(as_json, build_index(model, dataset, out, index=index))
+
+
+@app.command()
+def add(folder: Folder, dataset: DatasetFolder, as_json: Json = False) -> None:
+    """Add a dataset's documents; those that are there are replaced.
+
+    Example: lode index add my-index more-documents
+    """
+    from lodesmith.recipes.storing import add_to_index
+
+    with progress():
+        _report(as_json, add_to_index(folder, dataset))
+
+
+@app.command()
+def delete(
+    folder: Folder, ids: Annotated[Path, typer.Option(help="file of document ids, one a line")], as_json: Json = False
+) -> None:
+    """Take documents out by id.
+
+    Example: lode index delete my-index --ids gone.txt
+    """
+    from lodesmith.recipes.storing import delete_from_index
+
+    _report(as_json, delete_from_index(folder, ids))
+
+
+@app.command()
+def verify(folder: Folder, as_json: Json = False) -> None:
+    """Compare every file of an index with its checksum.
+
+    Example: lode index verify my-index
+    """
+    from lodesmith.recipes.storing import verify_index
+
+    _report(as_json, verify_index(folder))
+
+
+@app.command()
+def compact(folder: Folder, as_json: Json = False) -> None:
+    """Rewrite an index without what was deleted.
+
+    Example: lode index compact my-index
+    """
+    from lodesmith.recipes.storing import compact_index
+
+    _report(as_json, compact_index(folder))
+
+
+def _report(as_json: bool, report: dict[str, Any]) -> None:
+    show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+
+
+def search(
+    folder: Folder,
+    query: Annotated[str | None, typer.Argument(help="the query; without one, a query a line is read")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="how many documents")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Search an index with one query, or with one a line from standard input.
+
+    Example: lode search my-index "how do I renew a passport" -k 5
+    """
+    from lodesmith.recipes.storing import answer, open_searcher
+
+    queries = [query] if query is not None else [line for line in sys.stdin.read().splitlines() if line.strip()]
+    if not queries:
+        raise InputError("there is no query", 'give one: lode search INDEX "words", or lines on standard input')
+    searcher = open_searcher(folder)
+    found = [answer(searcher, text, k) for text in queries]
+    show(as_json, {"index": str(folder), "queries": found}, "\n\n".join(_answer_text(f) for f in found))
+
+
+def _answer_text(found: dict[str, Any]) -> str:
+    lines = [found["query"]]
+    for hit in found["hits"]:
+        lines.append(f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['id']}  {hit['title']}".rstrip())
+        if hit["text"]:
+            lines.append("     " + hit["text"])
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""The entry point: verbs, and errors as exit codes.
+
+0 done; 2 the user's input or environment is wrong; 1 a defect of ours; 130 interrupted; 143 terminated after saving.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lodesmith.cli import data, evaluation, index, training
+from lodesmith.cli.console import say
+from lodesmith.core.errors import LodesmithError
+
+app = typer.Typer(
+    name="lode",
+    help="Train, distil, compress, index, search and prove neural retrievers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.add_typer(index.app, name="index")
+for room in (training, evaluation):
+    for verb in room.VERBS:
+        app.command()(verb)
+app.command()(index.encode)
+app.command()(index.search)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except LodesmithError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        say("interrupted: what was finished is kept; run the same command again to go on")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug or error.errno is None:
+            raise
+        say(f"error: {error}\nfree the disk, or choose another folder")
+        return 2
+    except Exception as error:
+        if (code := _usage(error)) is not None:
+            return code
+        raise
+
+
+def _usage(error: Exception) -> int | None:
+    """Print a mistake on the command line in click's own words; None where the error is something else."""
+    show = getattr(error, "show", None)
+    code = getattr(error, "exit_code", None)
+    if show is None or not isinstance(code, int):
+        return None
+    show(file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`lode quickstart`, `lode train` and `lode recipes`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lodesmith.cli.console import Json, progress, say, show
+
+
+class World(StrEnum):
+    """What the quickstart runs on."""
+
+    docs = "docs"
+
+
+def quickstart(
+    world: Annotated[World, typer.Argument(help="docs: documents, yours or the Python documentation")] = World.docs,
+    docs: Annotated[
+        list[Path] | None, typer.Option(help="your documents: a file or folder (repeat for several)")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="your queries, with relevant document ids where you have them")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
+    fast: Annotated[bool, typer.Option("--fast", help="4,000 passages instead of 20,000")] = False,
+    as_json: Json = False,
+) -> None:
+    """Which retriever is best on my documents? Dataset, baselines, training, comparison, index and report in one go.
+
+    Without --docs it takes the Python documentation found in this interpreter. Stop it at any time: the same command
+    goes on from the last finished step.
+
+    Example: lode quickstart --docs manuals/ --out manuals-report
+    """
+    from lodesmith.recipes.quickstart import run
+
+    with progress():
+        result = run(out, docs=docs or [], queries=queries, fast=fast, say=say)
+    show(as_json, result.to_json(), result.to_text())
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe or a YAML path")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="such as data=DIR seed=1")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; runs/RECIPE-HASH where not given")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run, to the same bits")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything and forecast memory and time, no more")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe through all its stages.
+
+    Example: lode train isotropic data=my-dataset stages.0.epochs=5 --out my-run
+    """
+    from lodesmith.cli.live import follow
+    from lodesmith.recipes.train import forecast, plan
+
+    training = plan(recipe, overrides or [], out=out, resume=resume)
+    if dry_run:
+        report = forecast(training)
+        show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+        return
+    with progress():
+        report = follow(training)
+    show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="print this recipe")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of a recipe, for editors")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the shipped recipes, or print one with all its settings.
+
+    Example: lode recipes isotropic
+    """
+    import json
+
+    from lodesmith.recipes.recipe import Recipe, load, shipped
+
+    if schema:
+        show(True, Recipe.model_json_schema(), "")
+    elif name is None:
+        lines = {key: _first_comment(path) for key, path in shipped().items()}
+        show(as_json, {"recipes": lines}, "\n".join(f"{key:<20}{line}" for key, line in lines.items()))
+    else:
+        recipe = load(name)
+        show(as_json, json.loads(recipe.model_dump_json()), recipe.to_yaml())
+
+
+def _first_comment(path: Path) -> str:
+    lines = [
+        line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
+    return next((line for line in lines[1:] if line), "")
+
+
+VERBS = (quickstart, train, recipes)

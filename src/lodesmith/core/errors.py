@@ -1,0 +1,58 @@
+"""Typed errors: each says what is wrong, what was found and what to do.
+
+The command line prints them in one or two lines and exits with code 2. Anything else that is raised is a defect.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LodesmithError(Exception):
+    """Something outside the program's control is wrong: input, configuration or environment.
+
+    Args:
+        what: what is wrong and what was found.
+        do: what the user can do about it.
+    """
+
+    def __init__(self, what: str, do: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.do = do
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.do}" if self.do else self.what
+
+
+class InputError(LodesmithError):
+    """A file or argument of the user's cannot be used. `path` and `line` locate it, where they are known."""
+
+    def __init__(self, what: str, do: str = "", *, path: Path | str | None = None, line: int | None = None) -> None:
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + what, do)
+        self.path = path
+        self.line = line
+
+
+class ConfigError(LodesmithError):
+    """A recipe, an override or a component's name is wrong."""
+
+
+class MissingExtraError(LodesmithError):
+    """An optional dependency is not installed; the message carries the exact command."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed", f"pip install 'lodesmith[{extra}]'")
+
+
+class IntegrityError(LodesmithError):
+    """Saved bytes are not those that were written, or belong to something else."""
+
+
+class ResumeError(LodesmithError):
+    """A run cannot be continued from what was saved."""
+
+
+class BusyError(LodesmithError):
+    """Another process holds the folder."""

@@ -1,0 +1,70 @@
+"""What a training tells while it runs: `fit` yields these; progress bars, metrics files and health checks read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step. `terms` are the unweighted loss terms by name, `total` their weighted sum;
+    `lr` and `grad_norm` (before clipping) are by parameter group; `throughput` is examples a second."""
+
+    step: int
+    epoch: int
+    stage: str
+    terms: Mapping[str, float]
+    total: float
+    lr: Mapping[str, float] = field(default_factory=dict)
+    grad_norm: Mapping[str, float] = field(default_factory=dict)
+    throughput: float = 0.0
+    steps: int | None = None
+    """How many steps the stage has in all, where it is known."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Measures on the validation split."""
+
+    step: int
+    epoch: int
+    stage: str
+    measures: Mapping[str, float]
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint was written."""
+
+    step: int
+    epoch: int
+    stage: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Warning:
+    """Something looks wrong; training goes on. `cure` says what to try."""
+
+    step: int
+    epoch: int
+    stage: str
+    message: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Training ended, by reaching its end or by stopping early."""
+
+    step: int
+    epoch: int
+    stage: str
+    reason: str
+    seconds: float = 0.0
+
+
+Event = Step | Validation | Checkpoint | Warning | Done

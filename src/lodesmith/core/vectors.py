@@ -1,0 +1,237 @@
+"""`Vectors`: what an encoder makes of items. Flat rows and offsets; a dense item has one row.
+
+On disk it is a folder of `values.npy` (memory-mapped when loaded), `offsets.npy`, `ids.txt` and `manifest.json`.
+`VectorWriter` fills such a folder piece by piece: what it has committed survives a kill, and it goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError, IntegrityError, ResumeError
+from lodesmith.core.files import read_json, sha256_file, sync_folder, verify_files, write_json
+
+_HEADER = 128
+"""Bytes kept for the .npy header, so that its shape can be set once the number of rows is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors of n items, ragged: item i owns values[offsets[i]:offsets[i + 1]].
+
+    Args:
+        values: float32 or float16 [total, d].
+        offsets: int64 [n + 1].
+        ids: the n items' ids.
+        info: what made them (the manifest's other fields).
+    """
+
+    values: NDArray[np.floating]
+    offsets: NDArray[np.int64]
+    ids: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2:
+            raise InputError(f"values must be [total, d], not {list(self.values.shape)}")
+        if len(self.offsets) != len(self.ids) + 1:
+            raise InputError(
+                f"ids and offsets do not fit: {len(self.ids)} ids, {len(self.offsets)} offsets (one more is right)"
+            )
+        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != len(self.values) or (np.diff(self.offsets) < 0).any():
+            raise InputError(f"offsets must rise from 0 to {len(self.values)}")
+
+    @classmethod
+    def dense(cls, values: NDArray[np.floating], ids: Sequence[str], **info: Any) -> Vectors:
+        """One row an item."""
+        if len(values) != len(ids):
+            raise InputError(f"ids and vectors are not the same number: {len(ids)} != {len(values)}")
+        return cls(values, np.arange(len(ids) + 1, dtype=np.int64), tuple(ids), info)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, verify: bool = False) -> Vectors:
+        """Open a vectors folder, memory-mapped.
+
+        Args:
+            folder: as `VectorWriter.finish` left it.
+            verify: compare every file with the manifest's SHA-256 first.
+
+        Raises:
+            InputError: it is not a finished vectors folder.
+            IntegrityError: a file is damaged (sizes are always checked, bytes with `verify`).
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").exists():
+            raise InputError("not a finished vectors folder", "run `lode encode` again: it continues", path=folder)
+        manifest = read_json(folder / "manifest.json")
+        if verify:
+            verify_files(folder, manifest["files"])
+        try:
+            values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            ids = tuple(json.loads(line) for line in (folder / "ids.txt").read_text(encoding="utf-8").splitlines())
+            return cls(values, offsets, ids, {k: v for k, v in manifest.items() if k != "files"})
+        except (OSError, ValueError, InputError) as error:
+            raise IntegrityError(
+                f"{folder}: the vectors are damaged: {error}", "encode again, or restore a copy"
+            ) from None
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the folder. An interrupted call leaves no manifest and is no vectors folder."""
+        with VectorWriter(folder, self.dimension, self.values.dtype, self.info) as writer:
+            if writer.count == 0:
+                writer.append(self.ids, self.values, self.offsets)
+            writer.finish()
+        return Path(folder)
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self.values.shape[1])
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every item has exactly one row."""
+        return len(self.ids) == len(self.values) and bool((np.diff(self.offsets) == 1).all())
+
+    def take(self, positions: NDArray[np.integer] | Sequence[int]) -> Vectors:
+        """The items at these positions, in this order, in memory."""
+        positions = np.asarray(positions, np.int64)
+        counts = np.diff(self.offsets)[positions]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][positions] - offsets[:-1], counts)
+        return Vectors(np.asarray(self.values[rows]), offsets, tuple(self.ids[i] for i in positions), dict(self.info))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Vectors({len(self)} items, {len(self.values)} rows × {self.dimension}, {self.values.dtype})"
+
+
+class VectorWriter:
+    """Appends items to a vectors folder; each `append` is durable when it returns.
+
+    A folder that an earlier process left unfinished (or finished) is continued: `ids` says what it holds.
+
+    Args:
+        folder: made if it is missing.
+        dimension: d.
+        dtype: float32 or float16.
+        info: what makes the vectors; a folder begun with other `info` is refused.
+
+    Raises:
+        ResumeError: the folder was begun with another dimension, type or `info`.
+    """
+
+    def __init__(self, folder: Path | str, dimension: int, dtype: Any, info: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.dimension = dimension
+        self.dtype = np.dtype(dtype)
+        self.info = info
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._journal = self.folder / "journal.json"
+        state = self._begin()
+        self.ids: list[str] = []
+        self._files = [self._open(name, state[name]) for name in ("values.npy", "counts.part", "ids.txt")]
+        self._files[2].seek(0)
+        self.ids = [json.loads(line) for line in self._files[2].read().splitlines()]
+        self.rows = (state["values.npy"] - _HEADER) // (self.dimension * self.dtype.itemsize)
+
+    def _begin(self) -> dict[str, Any]:
+        start = {"values.npy": _HEADER, "counts.part": 0, "ids.txt": 0}
+        identity = {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info}
+        if not self._journal.exists():
+            write_json(self._journal, identity | start)
+        state: dict[str, Any] = read_json(self._journal)
+        for name, value in identity.items():
+            if state.get(name) != value:
+                raise ResumeError(
+                    f"{self.folder} was begun with {name} {state.get(name)!r}, not {value!r}",
+                    "choose another folder, or delete it",
+                )
+        return state
+
+    def _open(self, name: str, size: int) -> IO[bytes]:
+        path = self.folder / name
+        path.touch()
+        handle = path.open("r+b")
+        if handle.seek(0, os.SEEK_END) < size and name != "values.npy":
+            raise IntegrityError(f"{path} is shorter than what was written", "delete the folder and encode again")
+        handle.truncate(size)
+        handle.seek(0, os.SEEK_END)
+        return handle
+
+    @property
+    def count(self) -> int:
+        """Items written so far."""
+        return len(self.ids)
+
+    def append(
+        self, ids: Sequence[str], values: NDArray[np.floating], offsets: NDArray[np.int64] | None = None
+    ) -> None:
+        """Write items: their ids, their rows [total, d], and offsets [n + 1] where they are not one row each."""
+        counts = np.ones(len(ids), np.int64) if offsets is None else np.diff(offsets)
+        if values.shape != (int(counts.sum()), self.dimension) or len(counts) != len(ids):
+            raise InputError(
+                f"{len(ids)} ids of {int(counts.sum())} rows do not fit vectors of shape {list(values.shape)}"
+            )
+        parts = (
+            np.ascontiguousarray(values, self.dtype).tobytes(),
+            counts.astype("<i8").tobytes(),
+            "".join(json.dumps(i) + "\n" for i in ids).encode(),
+        )
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        for handle, part in zip(self._files, parts, strict=True):
+            handle.write(part)
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.ids.extend(ids)
+        self.rows += len(values)
+        sizes = {name: f.tell() for name, f in zip(("values.npy", "counts.part", "ids.txt"), self._files, strict=True)}
+        write_json(self._journal, {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info} | sizes)
+
+    def finish(self) -> Vectors:
+        """Write header, offsets and manifest, and open the result. More may be appended by a later writer."""
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = repr({"descr": descr, "fortran_order": False, "shape": (self.rows, self.dimension)})
+        body = header.ljust(_HEADER - 11) + "\n"
+        values, counts, _ = self._files
+        values.seek(0)
+        values.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode())
+        values.flush()
+        os.fsync(values.fileno())
+        values.seek(0, os.SEEK_END)
+        counts.seek(0)
+        offsets = np.concatenate([[0], np.cumsum(np.frombuffer(counts.read(), "<i8"))]).astype(np.int64)
+        np.save(self.folder / "offsets.npy", offsets)
+        names = ("values.npy", "offsets.npy", "ids.txt")
+        manifest = self.info | {
+            "items": self.count,
+            "rows": self.rows,
+            "dimension": self.dimension,
+            "dtype": str(self.dtype),
+            "files": {name: sha256_file(self.folder / name) for name in names},
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        sync_folder(self.folder)
+        return Vectors.load(self.folder)
+
+    def close(self) -> None:
+        """Close the files; what was appended stays."""
+        for handle in self._files:
+            handle.close()
+
+    def __enter__(self) -> VectorWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,222 @@
+"""`Recipe`: the plan of a training. YAML is its spelling, `section.key=value` its overrides, its hash the run's name.
+
+Everything resolves here, before anything heavy loads: names, types, components and their settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.registry import did_you_mean
+
+__all__ = ["Recipe", "load", "shipped"]
+
+FOLDER = Path(__file__).parent
+SHORT = {"data": "data.path"}
+"""Overrides that have a shorter spelling than their place in the recipe."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Component(BaseModel):
+    """A component by file name (or dotted path) in `use`, with the settings of its signature beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    use: str = Field(description="file name in the family, or package.module.Name")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The component's own settings."""
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """What is trained on."""
+
+    path: str | None = Field(None, description="dataset folder in BEIR layout; `data=DIR` for short")
+    train: str = Field("train", description="split that gives the training pairs")
+    validation: str | None = Field("dev", description="split that is measured while training; null for none")
+    limit: int | None = Field(None, ge=1, description="at most this many training pairs, drawn by the seed")
+    hold_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the training queries kept for validation where its split is missing"
+    )
+
+
+class Group(Section):
+    """A parameter group by name globs."""
+
+    match: str = Field(description="glob over parameter names, such as `projection.*`")
+    lr: float | None = Field(None, ge=0)
+    weight_decay: float | None = Field(None, ge=0)
+    freeze: bool = False
+
+
+class Optim(Section):
+    """Optimiser and schedule."""
+
+    use: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the stage's steps")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
+    groups: tuple[Group, ...] = ()
+
+
+class StagePlan(Section):
+    """One stage: an objective, its optimiser and how long."""
+
+    name: str
+    objective: Component
+    optim: Optim = Optim()  # type: ignore[call-arg]
+    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(10, ge=1)
+    patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
+    monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
+
+
+class EvaluationPlan(Section):
+    """What is measured after training."""
+
+    split: str = "test"
+    measures: tuple[str, ...] = ()
+
+
+class Recipe(Section):
+    """A training, whole. Values come from YAML and overrides; `fingerprint` names the experiment."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    data: Data = Data()  # type: ignore[call-arg]
+    base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
+    encoder: Component
+    stages: tuple[StagePlan, ...] = Field(min_length=1)
+    index: Component = Component(use="flat")
+    evaluation: EvaluationPlan = EvaluationPlan()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def load(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A recipe from a shipped name or a YAML path, with overrides (`["stages.0.optim.lr=1e-4"]` or a mapping).
+
+    Raises:
+        ConfigError: a name, key or value is wrong; the message says which and offers the nearest right one.
+    """
+    path = _locate(str(source))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path=path) from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise InputError(f"not valid YAML: {error}", path=path, line=None if line is None else line + 1) from None
+    if not isinstance(tree, dict):
+        raise InputError("a recipe must be a mapping", "see `lode recipes isotropic`", path=path)
+    tree = {"name": path.stem} | tree
+    for key, value in _pairs(overrides):
+        _set(tree, key, value)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+def _locate(source: str) -> Path:
+    if source.endswith((".yaml", ".yml")) or "/" in source:
+        if not Path(source).is_file():
+            raise InputError("no such recipe file", "`lode recipes` lists the shipped ones", path=source)
+        return Path(source)
+    known = shipped()
+    if source not in known:
+        raise ConfigError(f"no recipe is called {source!r}", did_you_mean(source, list(known)))
+    return known[source]
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{text!r} is not an override", "write key=value, such as stages.0.optim.lr=1e-4")
+        pairs.append((key, _value(value)))
+    return pairs
+
+
+def _value(text: str) -> Any:
+    try:
+        return float(text) if _is_exponent(text) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_exponent(text: str) -> bool:
+    """YAML 1.1 reads 1e-4 as a string; people mean a number."""
+    mantissa, e, exponent = text.lower().partition("e")
+    return bool(e) and mantissa.replace(".", "", 1).lstrip("+-").isdigit() and exponent.lstrip("+-").isdigit()
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = SHORT.get(key, key).split(".")
+    place: Any = tree
+    for depth, part in enumerate(parents):
+        place = place[_position(place, part, key)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} has no settings below it", "shorten the key")
+    if isinstance(place, list):
+        place[_position(place, last, key)] = value
+    else:
+        place[last] = value
+
+
+def _position(place: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f"{key}: {part!r} is no position in a list of {len(place)}", f"use 0 to {len(place) - 1}")
+    return int(part)
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        choices = _known(first["loc"])
+        return ConfigError(f"unknown setting {place!r}", did_you_mean(str(first["loc"][-1]), choices))
+    return ConfigError(f"{place}: {first['msg']} (found {first['input']!r})", "`lode recipes NAME` shows every setting")
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    """The setting names at the place of an unknown one."""
+    model: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        arguments = getattr(annotation, "__args__", (annotation,))
+        model = next((a for a in arguments if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(model.model_fields)

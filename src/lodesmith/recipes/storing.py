@@ -1,0 +1,177 @@
+"""Encode corpora, keep indexes, and search them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.files import locked, read_json
+from lodesmith.core.protocols import Retriever
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import did_you_mean, names
+from lodesmith.recipes.systems import load_encoder
+
+__all__ = ["Searcher", "answer", "build_index", "encode_dataset", "open_searcher"]
+
+
+def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None = None) -> dict[str, Any]:
+    """Encode a dataset's documents into a vectors folder; an interrupted one is continued."""
+    from lodesmith.encoders.corpus import encode_to
+    from lodesmith.encoders.transformer import Passages, TransformerEncoder
+
+    encoder = load_encoder(model)
+    if passages is not None:
+        encoder = TransformerEncoder(encoder.source, passages=Passages(passages, passages // 4))
+    dataset = Dataset.load(folder)
+    items = ((key, document.content) for key, document in dataset.documents.items())
+    with locked(out):
+        vectors = encode_to(encoder, items, out, total=len(dataset.documents))
+    return {"out": str(out), "items": len(vectors), "rows": len(vectors.values), "dimension": vectors.dimension} | {
+        key: vectors.info[key] for key in ("truncated", "docs_per_s", "seconds") if key in vectors.info
+    }
+
+
+def build_index(model: str, folder: Path, out: Path, *, index: str = "flat") -> dict[str, Any]:
+    """Encode a dataset's documents and index them."""
+    from lodesmith.encoders.corpus import VectorCache
+    from lodesmith.indexes import folder as index_folder
+
+    kinds = [name for name in names("indexes") if name != "folder"]
+    if index not in kinds:
+        raise ConfigError(f"no index is called {index!r}", did_you_mean(index, kinds))
+    encoder = load_encoder(model)
+    dataset = Dataset.load(folder)
+    vectors = VectorCache().vectors(encoder, ((k, d.content) for k, d in dataset.documents.items()), "document")
+    info = {"model": str(model), "dataset": str(folder.resolve())}
+    index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
+    return {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
+
+
+def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
+    """Add a dataset's documents to an index, encoded by the model it was built with."""
+    from lodesmith.encoders.corpus import VectorCache
+    from lodesmith.indexes import folder as index_folder
+
+    encoder = load_encoder(_manifest(folder)["info"]["model"])
+    documents = Dataset.load(dataset).documents
+    vectors = VectorCache().vectors(encoder, ((k, d.content) for k, d in documents.items()), "document")
+    index_folder.add(folder, vectors, model=encoder.fingerprint)
+    return {"index": str(folder), "added": len(vectors)}
+
+
+def delete_from_index(folder: Path, ids: Path) -> dict[str, Any]:
+    """Delete the documents whose ids stand in a file, one a line."""
+    from lodesmith.indexes import folder as index_folder
+
+    try:
+        wanted = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", path=ids) from None
+    return {"index": str(folder), "deleted": index_folder.delete(folder, wanted), "asked": len(wanted)}
+
+
+def verify_index(folder: Path) -> dict[str, Any]:
+    """Check every file of an index against its SHA-256."""
+    from lodesmith.indexes import folder as index_folder
+
+    index_folder.verify(folder)
+    return {"index": str(folder), "verified": len(_manifest(folder)["files"])}
+
+
+def compact_index(folder: Path) -> dict[str, Any]:
+    """Rewrite an index without what was deleted."""
+    from lodesmith.indexes import folder as index_folder
+
+    index_folder.compact(folder)
+    return {"index": str(folder), "generation": _manifest(folder)["generation"]}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    return manifest
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """An opened index that takes texts; `documents` shows what it finds, where the dataset is still there."""
+
+    retriever: Retriever
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_searcher(folder: Path) -> Searcher:
+    """Open an index folder for text queries: dense, lexical (`bm25/`), or both fused, as `system.json` says.
+
+    Raises:
+        InputError: it is no index folder.
+        IntegrityError: its model is not the one that it was built with, or a file is damaged.
+    """
+    if (folder / "system.json").is_file():
+        return _open_system(folder)
+    if not (folder / "manifest.json").is_file():
+        raise InputError("not an index folder", "build one: lode index build MODEL DATASET --out DIR", path=folder)
+    return _open_dense(folder)
+
+
+def _open_dense(folder: Path) -> Searcher:
+    from lodesmith.indexes import folder as index_folder
+    from lodesmith.retrieval.dense import Dense
+
+    manifest = _manifest(folder)
+    encoder = load_encoder(_beside(folder, manifest["info"]["model"]))
+    index = index_folder.open_index(folder, model=encoder.fingerprint)
+    return Searcher(Dense(encoder, index), _documents(folder, manifest["info"]), {"model": encoder.fingerprint})
+
+
+def _open_system(folder: Path) -> Searcher:
+    from lodesmith.retrieval.bm25 import BM25
+    from lodesmith.retrieval.fuse import Fused
+
+    info = read_json(folder / "system.json")
+    retrievers: list[Retriever] = []
+    prints: dict[str, str] = {}
+    for part in info["parts"]:
+        if part == "bm25":
+            lexical = BM25.load(folder / "bm25")
+            prints["bm25"] = lexical.fingerprint
+            retrievers.append(lexical)
+        else:
+            searcher = _open_dense(folder / part)
+            prints |= searcher.fingerprints
+            retrievers.append(searcher.retriever)
+    retriever = retrievers[0] if len(retrievers) == 1 else Fused(retrievers)
+    return Searcher(retriever, _documents(folder, info), prints)
+
+
+def _beside(folder: Path, name: str) -> str:
+    """A model's path as the index's folder sees it, so that index and model can move together."""
+    return str(folder / name) if (folder / name).exists() else name
+
+
+def _documents(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    place = Path(_beside(folder, info.get("dataset", "")))
+    return (
+        Dataset.load(place).documents
+        if info.get("dataset") and (place / "dataset.json").exists() or (place / "corpus.jsonl").exists()
+        else {}
+    )
+
+
+def answer(searcher: Searcher, query: str, k: int = 10) -> dict[str, Any]:
+    """The k best documents of one query: rank, id, score, title and the beginning of the text."""
+    ranking = searcher.retriever.search({"query": query}, k)
+    hits = []
+    for rank, (key, score) in enumerate(ranking["query"], start=1):
+        document = searcher.documents.get(key)
+        title, text = (document.title, _beginning(document.text)) if document else ("", "")
+        hits.append({"rank": rank, "id": key, "score": score, "title": title, "text": text})
+    return {"query": query, "hits": hits}
+
+
+def _beginning(text: str, length: int = 160) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"

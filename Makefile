@@ -22,6 +22,7 @@ cov: .venv/installed
 	$(PY) -m pytest --cov lodesmith --cov-report term-missing:skip-covered
 
 bench: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(PY) -m benchmarks
 
 .PHONY: quickstart test slow check cov bench

@@ -56,3 +56,14 @@ class ResumeError(LodesmithError):
 
 class BusyError(LodesmithError):
     """Another process holds the folder."""
+
+
+class DivergedError(LodesmithError):
+    """A loss or gradient became NaN or infinite; the message names the term and the step."""
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM) and has saved what it had. Left alone, it ends the process with 143."""
+
+    def __init__(self) -> None:
+        super().__init__(143)

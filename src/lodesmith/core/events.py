@@ -21,7 +21,7 @@ class Step:
     grad_norm: Mapping[str, float] = field(default_factory=dict)
     throughput: float = 0.0
     steps: int | None = None
-    """How many steps the stage has in all, where it is known."""
+    """The step with which the stage is planned to end, where it is known. Steps count on from stage to stage."""
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,14 @@ class Done:
     seconds: float = 0.0
 
 
-Event = Step | Validation | Checkpoint | Warning | Done
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on from a checkpoint: the first event of a resumed run. What was told after `step` is void."""
+
+    step: int
+    epoch: int
+    stage: str
+    path: Path
+
+
+Event = Step | Validation | Checkpoint | Warning | Done | Resumed

@@ -118,6 +118,8 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"cannot be read: {error}", path=path) from None
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg}", path=path, line=error.lineno) from None
+    except (ValueError, RecursionError) as error:  # integers of thousands of digits, deep nesting
+        raise InputError(f"not usable JSON: {error}", path=path) from None
 
 
 def sha256_file(path: Path | str) -> str:

@@ -6,29 +6,18 @@ not their length.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
-
-import numpy as np
+from typing import Any
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import atomic_file, atomic_folder, read_json, write_json
 from lodesmith.core.hashing import fingerprint, fingerprint_texts
-
-T = TypeVar("T")
-Judgements = Mapping[str, Mapping[str, int]]
-"""query id → document id → grade."""
-
-FIX = "see all problems with `lode data check DIR`; `--fix OUT` writes a clean copy"
+from lodesmith.core.lines import LineError, check_id, shorten
+from lodesmith.core.tables import FIX, JsonlTable, Judgements, read_judgements, write_judgements
 
 
 @dataclass(frozen=True)
@@ -89,19 +78,20 @@ def parse_query(line: Mapping[str, Any]) -> Query:
     if isinstance(answers, str):
         answers = (answers,)
     if not isinstance(answers, list | tuple) or not all(isinstance(a, str) for a in answers):
-        raise ValueError(f"'answers' must be a list of strings, not {answers!r}")
-    return Query(_id(line), _string(line, "text"), tuple(answers))
+        raise LineError("bad-field", f"'answers' must be a list of strings, not {shorten(answers)}")
+    query = Query(_id(line), _string(line, "text"), tuple(answers))
+    if not query.text.strip():
+        raise LineError("empty-query", f"the query {query.id!r} has no text")
+    return query
 
 
 def _id(line: Mapping[str, Any]) -> str:
-    if not isinstance(line, Mapping):
-        raise ValueError(f"a line must be a JSON object, not {type(line).__name__}")
     value = line.get("_id", line.get("id"))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"'_id' must be a non-empty string, not {value!r}")
-    return value
+    if not isinstance(value, str):
+        raise LineError("missing-id", f"'_id' must be a non-empty string, not {shorten(value)}")
+    return check_id(value)
 
 
 def _string(line: Mapping[str, Any], name: str, default: str | None = None) -> str:
@@ -109,113 +99,8 @@ def _string(line: Mapping[str, Any], name: str, default: str | None = None) -> s
     if value is None and default is not None:
         return default
     if not isinstance(value, str):
-        raise ValueError(f"{name!r} must be a string, not {value!r}")
+        raise LineError("bad-field", f"{name!r} must be a string, not {shorten(value)}")
     return value
-
-
-class JsonlTable(Mapping[str, T], Generic[T]):
-    """A JSONL file (plain or .gz) as an ordered mapping id → record, read from disk on demand.
-
-    Args:
-        path: the file.
-        parse: turns a decoded line into a record that has an `id`.
-
-    Raises:
-        InputError: a line is broken or an id occurs twice; the message names file and line.
-    """
-
-    def __init__(self, path: Path, parse: Callable[[Mapping[str, Any]], T]) -> None:
-        self.path = path
-        self._parse = parse
-        self._file = _open_plain(path)
-        self._rows: dict[str, int] = {}
-        digest = hashlib.sha256()
-        offsets: list[int] = []
-        offset = 0
-        for number, raw in enumerate(self._file, start=1):
-            digest.update(raw)
-            if raw.strip():
-                self._add(self._decode(raw, number), number, len(offsets))
-                offsets.append(offset)
-            offset += len(raw)
-        self._ends = np.asarray([*offsets[1:], offset], np.int64)
-        self._offsets = np.asarray(offsets, np.int64)
-        self.sha256 = digest.hexdigest()
-        """SHA-256 of the uncompressed bytes."""
-
-    def _add(self, record: Any, number: int, row: int) -> None:
-        if record.id in self._rows:
-            raise InputError(f"the id {record.id!r} occurs twice", FIX, path=self.path, line=number)
-        self._rows[record.id] = row
-
-    def _decode(self, raw: bytes, number: int | None = None) -> T:
-        try:
-            return self._parse(json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8")))
-        except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
-            raise InputError(f"broken line: {error}", FIX, path=self.path, line=number) from None
-
-    def __getitem__(self, key: str) -> T:
-        return self._at(self._rows[key])
-
-    def _at(self, row: int) -> T:
-        start, end = int(self._offsets[row]), int(self._ends[row])
-        return self._decode(os.pread(self._file.fileno(), end - start, start).lstrip(b"\xef\xbb\xbf"))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._rows
-
-    def __repr__(self) -> str:
-        return f"JsonlTable({str(self.path)!r}, {len(self)} records)"
-
-
-def _open_plain(path: Path) -> IO[bytes]:
-    """A seekable handle on the uncompressed bytes; a .gz file is unpacked once into an anonymous temporary file."""
-    try:
-        if path.suffix != ".gz":
-            return path.open("rb")
-        unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the table
-        with gzip.open(path, "rb") as packed:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
-        unpacked.seek(0)
-        return unpacked
-    except FileNotFoundError:
-        raise InputError("no such file", path=path) from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"cannot be read: {error}", path=path) from None
-
-
-def read_judgements(path: Path) -> dict[str, dict[str, int]]:
-    """Read a qrels file: a header, then `query-id`, `corpus-id`, `score` separated by tabs.
-
-    Raises:
-        InputError: a line has not three fields, or a grade is not an integer of at least 0.
-    """
-    judgements: dict[str, dict[str, int]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path=path) from None
-    for number, line in enumerate(lines, start=1):
-        fields = line.rstrip("\r").split("\t")
-        if not line.strip() or (number == 1 and not _is_integer(fields[-1])):
-            continue
-        if len(fields) != 3:
-            raise InputError(f"expected 3 fields separated by tabs, found {len(fields)}", FIX, path=path, line=number)
-        query, document, grade = fields
-        if not _is_integer(grade) or int(grade) < 0:
-            raise InputError(f"the grade must be an integer of at least 0, not {grade!r}", FIX, path=path, line=number)
-        judgements.setdefault(query, {})[document] = int(grade)
-    return judgements
-
-
-def _is_integer(text: str) -> bool:
-    return text.strip().lstrip("+-").isdecimal()
 
 
 @dataclass(frozen=True)
@@ -260,6 +145,8 @@ class Dataset:
                 "no such dataset folder", "give a folder with corpus.jsonl, queries.jsonl and qrels/", path=folder
             )
         info = read_json(folder / "dataset.json") if (folder / "dataset.json").exists() else {}
+        if not isinstance(info, dict):
+            raise InputError(f"must hold a JSON object, not {shorten(info)}", path=folder / "dataset.json")
         queries: Mapping[str, Query] = {}
         if (folder / "queries.jsonl").exists() or (folder / "queries.jsonl.gz").exists():
             queries = JsonlTable(_either(folder / "queries.jsonl"), parse_query)
@@ -312,8 +199,12 @@ class Dataset:
         return fingerprint(parts)
 
     def save(self, folder: Path | str) -> Path:
-        """Write the BEIR layout, atomically as a whole, with counts and fingerprints in dataset.json."""
-        folder = Path(folder)
+        """Write the BEIR layout, atomically as a whole, with counts and fingerprints in dataset.json.
+
+        Raises:
+            InputError: the folder holds something else than a dataset, which would be lost.
+        """
+        folder = refuse_foreign(folder)
         with atomic_folder(folder) as new:
             _write_lines(new / "corpus.jsonl", self.documents.values())
             _write_lines(new / "queries.jsonl", self.queries.values())
@@ -334,6 +225,19 @@ class Dataset:
         return f"Dataset({self.name}: {len(self.documents)} documents, {len(self.queries)} queries, splits: {splits})"
 
 
+def refuse_foreign(folder: Path | str) -> Path:
+    """A folder that a dataset may be written to: new, empty, or a dataset already.
+
+    Raises:
+        InputError: it is a file, or holds other things.
+    """
+    folder = Path(folder)
+    ours = (folder / "dataset.json").exists() or (folder / "corpus.jsonl").exists()
+    if folder.exists() and not (folder.is_dir() and (ours or not any(folder.iterdir()))):
+        raise InputError("exists and is not a dataset", "choose another folder, or delete it", path=folder)
+    return folder
+
+
 def _either(path: Path) -> Path:
     packed = path.with_name(path.name + ".gz")
     return packed if not path.exists() and packed.exists() else path
@@ -347,11 +251,3 @@ def _write_lines(path: Path, records: Iterable[Document] | Iterable[Query]) -> N
     with atomic_file(path) as handle:
         for record in records:
             handle.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
-
-
-def write_judgements(path: Path, judgements: Judgements) -> None:
-    """Write a qrels file with the BEIR header."""
-    with atomic_file(path) as handle:
-        handle.write("query-id\tcorpus-id\tscore\n")
-        for query, documents in judgements.items():
-            handle.writelines(f"{query}\t{document}\t{grade}\n" for document, grade in documents.items())

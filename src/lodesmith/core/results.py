@@ -32,6 +32,7 @@ class Evaluation:
         per_query: query id → measure → value.
         cost: `encode_docs_per_s`, `query_ms_p50`, `index_bytes`, `parameters`, where they apply.
         fingerprints: of the dataset, the model and whatever else decides the figures.
+        missing: how many of the judged queries the run had no result for; each counts 0.
     """
 
     system: str
@@ -42,6 +43,7 @@ class Evaluation:
     per_query: Mapping[str, Mapping[str, float]]
     cost: Mapping[str, float | None] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation file's content."""
@@ -148,3 +150,24 @@ def _turned(pair: Pair) -> Pair:
     values = asdict(pair)
     values |= {"a": pair.b, "b": pair.a, "difference": -pair.difference, "low": -pair.high, "high": -pair.low}
     return Pair(**(values | {"wins": pair.losses, "losses": pair.wins}))
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The system to use, and why.
+
+    Args:
+        system: the recommended one.
+        measure: what it was chosen by.
+        reason: one sentence with the figures.
+        notes: a sentence for each other system considered, from the simplest to the most complex.
+    """
+
+    system: str
+    measure: str
+    reason: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of the same fields."""
+        return asdict(self) | {"notes": list(self.notes)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +44,12 @@ class Run(Mapping[str, "list[tuple[str, float]]"]):
         Raises:
             InputError: a score is NaN or infinite.
         """
-        table: dict[str, int] = {}
         counts = [len(documents) for documents in rankings.values()]
-        rows = np.fromiter(
-            (table.setdefault(d, len(table)) for documents in rankings.values() for d in documents),
-            np.int64,
-            sum(counts),
-        )
-        scores = np.fromiter(
-            (s for documents in rankings.values() for s in documents.values()), np.float64, sum(counts)
-        )
+        table: defaultdict[str, int] = defaultdict(count().__next__)  # a new document gets the next row
+        keys = chain.from_iterable(rankings.values())
+        rows = np.fromiter(map(table.__getitem__, keys), np.int64, sum(counts))
+        values = chain.from_iterable(documents.values() for documents in rankings.values())
+        scores = np.fromiter(values, np.float64, sum(counts))
         return cls.ranked(tuple(rankings), tuple(table), rows, scores, np.concatenate([[0], np.cumsum(counts)]))
 
     @classmethod
@@ -73,9 +71,7 @@ class Run(Mapping[str, "list[tuple[str, float]]"]):
         if not np.isfinite(scores).all():
             query = int(np.searchsorted(offsets, int(np.flatnonzero(~np.isfinite(scores))[0]), side="right")) - 1
             raise InputError(f"query {query_ids[query]!r} has a score that is NaN or infinite", "repair the run")
-        place = id_order(document_ids)
-        query_of = np.repeat(np.arange(len(query_ids)), np.diff(offsets))
-        order = np.lexsort((-place[rows], -scores.astype(np.float32), query_of))
+        order = _order(document_ids, rows, scores, offsets)
         return cls(tuple(query_ids), tuple(document_ids), rows[order], scores[order], offsets)
 
     @classmethod
@@ -146,6 +142,31 @@ class Run(Mapping[str, "list[tuple[str, float]]"]):
 
     def __repr__(self) -> str:
         return f"Run({len(self)} queries, {len(self.rows)} results)"
+
+
+def _order(
+    document_ids: Sequence[str], rows: NDArray[np.int64], scores: NDArray[np.float64], offsets: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The permutation that sorts each query's results: one integer sort on (query, score), then the ties by id."""
+    query_of = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64), np.diff(offsets))
+    key = query_of << np.uint64(32) | _descending(scores)
+    order = np.argsort(key)
+    key = key[order]
+    same = key[1:] == key[:-1]
+    tied = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
+    if len(tied):
+        used, local = np.unique(rows[order[tied]], return_inverse=True)
+        place = id_order([document_ids[row] for row in used])[local]
+        order[tied] = order[tied][np.lexsort((-place, key[tied]))]
+    return order
+
+
+def _descending(scores: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Integers that rise as the scores, as float32, fall; equal where those are equal (−0 is 0)."""
+    with np.errstate(over="ignore"):  # beyond float32 all scores are infinite and tie, as in trec_eval
+        bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)
+    negative = bits >> 31 == 1
+    return np.where(negative, bits, bits ^ np.uint32(0x7FFFFFFF)).astype(np.uint64)
 
 
 def id_order(ids: Sequence[str]) -> NDArray[np.int64]:

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError, IntegrityError, ResumeError
-from lodesmith.core.files import read_json, sha256_file, sync_folder, verify_files, write_json
+from lodesmith.core.files import (
+    atomic_file,
+    atomic_folder,
+    read_json,
+    sha256_file,
+    sync_folder,
+    verify_files,
+    write_json,
+)
 
 _HEADER = 128
 """Bytes kept for the .npy header, so that its shape can be set once the number of rows is known."""
@@ -85,10 +93,12 @@ class Vectors:
             ) from None
 
     def save(self, folder: Path | str) -> Path:
-        """Write the folder. An interrupted call leaves no manifest and is no vectors folder."""
-        with VectorWriter(folder, self.dimension, self.values.dtype, self.info) as writer:
-            if writer.count == 0:
-                writer.append(self.ids, self.values, self.offsets)
+        """Write the folder as a whole: it takes the place of one that is there; an interrupted call changes nothing."""
+        with (
+            atomic_folder(folder) as new,
+            VectorWriter(new, self.dimension, self.values.dtype, self.info) as writer,
+        ):
+            writer.append(self.ids, self.values, self.offsets)
             writer.finish()
         return Path(folder)
 
@@ -140,6 +150,8 @@ class VectorWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._journal = self.folder / "journal.json"
         state = self._begin()
+        self.note: dict[str, Any] = state.get("note", {})
+        """What the last `append` said beside its vectors."""
         self.ids: list[str] = []
         self._files = [self._open(name, state[name]) for name in ("values.npy", "counts.part", "ids.txt")]
         self._files[2].seek(0)
@@ -164,7 +176,8 @@ class VectorWriter:
         path = self.folder / name
         path.touch()
         handle = path.open("r+b")
-        if handle.seek(0, os.SEEK_END) < size and name != "values.npy":
+        new = name == "values.npy" and size == _HEADER  # the header is written last
+        if handle.seek(0, os.SEEK_END) < size and not new:
             raise IntegrityError(f"{path} is shorter than what was written", "delete the folder and encode again")
         handle.truncate(size)
         handle.seek(0, os.SEEK_END)
@@ -176,9 +189,20 @@ class VectorWriter:
         return len(self.ids)
 
     def append(
-        self, ids: Sequence[str], values: NDArray[np.floating], offsets: NDArray[np.int64] | None = None
+        self,
+        ids: Sequence[str],
+        values: NDArray[np.floating],
+        offsets: NDArray[np.int64] | None = None,
+        note: dict[str, Any] | None = None,
     ) -> None:
-        """Write items: their ids, their rows [total, d], and offsets [n + 1] where they are not one row each."""
+        """Write items, durably when it returns.
+
+        Args:
+            ids: n ids.
+            values: their rows [total, d].
+            offsets: [n + 1], where items have not one row each.
+            note: a JSON object that takes the place of the last one, at the same instant as the items become durable.
+        """
         counts = np.ones(len(ids), np.int64) if offsets is None else np.diff(offsets)
         if values.shape != (int(counts.sum()), self.dimension) or len(counts) != len(ids):
             raise InputError(
@@ -197,10 +221,16 @@ class VectorWriter:
         self.ids.extend(ids)
         self.rows += len(values)
         sizes = {name: f.tell() for name, f in zip(("values.npy", "counts.part", "ids.txt"), self._files, strict=True)}
-        write_json(self._journal, {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info} | sizes)
+        self.note = self.note if note is None else note
+        identity = {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info}
+        write_json(self._journal, identity | sizes | {"note": self.note})
 
-    def finish(self) -> Vectors:
-        """Write header, offsets and manifest, and open the result. More may be appended by a later writer."""
+    def finish(self, extra: dict[str, Any] | None = None) -> Vectors:
+        """Write header, offsets and manifest, and open the result. More may be appended by a later writer.
+
+        Args:
+            extra: fields of the manifest that are not part of what makes the vectors, such as timings.
+        """
         descr = np.lib.format.dtype_to_descr(self.dtype)
         header = repr({"descr": descr, "fortran_order": False, "shape": (self.rows, self.dimension)})
         body = header.ljust(_HEADER - 11) + "\n"
@@ -212,15 +242,20 @@ class VectorWriter:
         values.seek(0, os.SEEK_END)
         counts.seek(0)
         offsets = np.concatenate([[0], np.cumsum(np.frombuffer(counts.read(), "<i8"))]).astype(np.int64)
-        np.save(self.folder / "offsets.npy", offsets)
+        with atomic_file(self.folder / "offsets.npy", "wb") as handle:
+            np.save(handle, offsets)
         names = ("values.npy", "offsets.npy", "ids.txt")
-        manifest = self.info | {
-            "items": self.count,
-            "rows": self.rows,
-            "dimension": self.dimension,
-            "dtype": str(self.dtype),
-            "files": {name: sha256_file(self.folder / name) for name in names},
-        }
+        manifest = (
+            (extra or {})
+            | self.info
+            | {
+                "items": self.count,
+                "rows": self.rows,
+                "dimension": self.dimension,
+                "dtype": str(self.dtype),
+                "files": {name: sha256_file(self.folder / name) for name in names},
+            }
+        )
         write_json(self.folder / "manifest.json", manifest)
         sync_folder(self.folder)
         return Vectors.load(self.folder)

@@ -1,1 +1,24 @@
-"""TODO"""
+"""Encoders: texts of one side → `Vectors`. Names load what they need when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "IsotropicGaussianEncoder": "projected",
+    "Passages": "transformer",
+    "ProjectionLayer": "projected",
+    "TransformerEncoder": "transformer",
+    "VectorCache": "corpus",
+    "encode_to": "corpus",
+    "load_encoder": "transformer",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.registry import did_you_mean
+from lodesmith.training.optim import OptimSettings
 
 __all__ = ["Recipe", "load", "shipped"]
 
@@ -53,34 +54,14 @@ class Data(Section):
     )
 
 
-class Group(Section):
-    """A parameter group by name globs."""
-
-    match: str = Field(description="glob over parameter names, such as `projection.*`")
-    lr: float | None = Field(None, ge=0)
-    weight_decay: float | None = Field(None, ge=0)
-    freeze: bool = False
-
-
-class Optim(Section):
-    """Optimiser and schedule."""
-
-    use: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup: float = Field(0.05, ge=0, le=1, description="share of the stage's steps")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm")
-    groups: tuple[Group, ...] = ()
-
-
 class StagePlan(Section):
     """One stage: an objective, its optimiser and how long."""
 
     name: str
     objective: Component
-    optim: Optim = Optim()  # type: ignore[call-arg]
+    optim: OptimSettings = OptimSettings()  # type: ignore[call-arg]
     batch_size: int = Field(128, ge=1)
+    pool: int | Literal["corpus"] = Field(0, description="further documents that are negatives of every query")
     epochs: int = Field(10, ge=1)
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import ConfigError, InputError
-from lodesmith.core.files import locked, read_json
+from lodesmith.core.files import atomic_folder, read_json, write_json
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import did_you_mean, names
-from lodesmith.recipes.systems import load_encoder
+from lodesmith.recipes.systems import document_vectors, load_encoder
 
 __all__ = ["Searcher", "answer", "build_index", "encode_dataset", "open_searcher"]
 
@@ -27,8 +27,7 @@ def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None 
         encoder = TransformerEncoder(encoder.source, passages=Passages(passages, passages // 4))
     dataset = Dataset.load(folder)
     items = ((key, document.content) for key, document in dataset.documents.items())
-    with locked(out):
-        vectors = encode_to(encoder, items, out, total=len(dataset.documents))
+    vectors = encode_to(encoder, items, out, total=len(dataset.documents))
     return {"out": str(out), "items": len(vectors), "rows": len(vectors.values), "dimension": vectors.dimension} | {
         key: vectors.info[key] for key in ("truncated", "docs_per_s", "seconds") if key in vectors.info
     }
@@ -36,7 +35,6 @@ def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None 
 
 def build_index(model: str, folder: Path, out: Path, *, index: str = "flat") -> dict[str, Any]:
     """Encode a dataset's documents and index them."""
-    from lodesmith.encoders.corpus import VectorCache
     from lodesmith.indexes import folder as index_folder
 
     kinds = [name for name in names("indexes") if name != "folder"]
@@ -44,20 +42,48 @@ def build_index(model: str, folder: Path, out: Path, *, index: str = "flat") -> 
         raise ConfigError(f"no index is called {index!r}", did_you_mean(index, kinds))
     encoder = load_encoder(model)
     dataset = Dataset.load(folder)
-    vectors = VectorCache().vectors(encoder, ((k, d.content) for k, d in dataset.documents.items()), "document")
-    info = {"model": str(model), "dataset": str(folder.resolve())}
+    vectors = document_vectors(model, encoder, dataset.documents)
+    info = {"model": _absolute(model), "dataset": str(folder.resolve())}
     index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
     return {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
 
 
+def build_system(parts: Sequence[str], out: Path, dataset: Dataset, models: Mapping[str, str]) -> None:
+    """Index a dataset for a system of one part or several fused, so that `lode search OUT/index` answers texts.
+
+    Args:
+        parts: part names; `bm25`, or what `models` names.
+        out: the folder that holds `dataset/`; the index goes to `index/` beside it.
+        dataset: that dataset.
+        models: part name → model folder, run directory, hub name or `minilm`; a path relative to `out`.
+    """
+    from lodesmith.indexes import folder as index_folder
+    from lodesmith.retrieval.bm25 import BM25
+
+    with atomic_folder(out / "index") as new:
+        for part in parts:
+            if part == "bm25":
+                lexical = BM25().build((key, document.content) for key, document in dataset.documents.items())
+                lexical.save(new / part)
+                continue
+            model = models[part]
+            place = str(out / model) if (out / model).exists() else model
+            encoder = load_encoder(place)
+            info = {"model": f"../../{model}" if place != model else model}
+            vectors = document_vectors(place, encoder, dataset.documents)
+            index_folder.create(
+                new / part, "flat", vectors, metric=encoder.metric, model=encoder.fingerprint, info=info
+            )
+        write_json(new / "system.json", {"parts": list(parts), "dataset": "../dataset"})
+
+
 def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     """Add a dataset's documents to an index, encoded by the model it was built with."""
-    from lodesmith.encoders.corpus import VectorCache
     from lodesmith.indexes import folder as index_folder
 
-    encoder = load_encoder(_manifest(folder)["info"]["model"])
-    documents = Dataset.load(dataset).documents
-    vectors = VectorCache().vectors(encoder, ((k, d.content) for k, d in documents.items()), "document")
+    model = _beside(folder, _manifest(folder)["info"]["model"])
+    encoder = load_encoder(model)
+    vectors = document_vectors(model, encoder, Dataset.load(dataset).documents)
     index_folder.add(folder, vectors, model=encoder.fingerprint)
     return {"index": str(folder), "added": len(vectors)}
 
@@ -147,18 +173,20 @@ def _open_system(folder: Path) -> Searcher:
     return Searcher(retriever, _documents(folder, info), prints)
 
 
+def _absolute(model: str) -> str:
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def _beside(folder: Path, name: str) -> str:
     """A model's path as the index's folder sees it, so that index and model can move together."""
     return str(folder / name) if (folder / name).exists() else name
 
 
 def _documents(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
-    place = Path(_beside(folder, info.get("dataset", "")))
-    return (
-        Dataset.load(place).documents
-        if info.get("dataset") and (place / "dataset.json").exists() or (place / "corpus.jsonl").exists()
-        else {}
-    )
+    if not info.get("dataset"):
+        return {}
+    place = Path(_beside(folder, info["dataset"]))
+    return Dataset.load(place).documents if place.is_dir() else {}
 
 
 def answer(searcher: Searcher, query: str, k: int = 10) -> dict[str, Any]:

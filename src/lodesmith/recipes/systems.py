@@ -5,22 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_json, sha256_file
 from lodesmith.core.protocols import Retriever
-from lodesmith.core.records import Dataset
+from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
+from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
     from lodesmith.encoders.transformer import TransformerEncoder
 
-__all__ = ["System", "latency", "load_encoder", "resolve"]
+__all__ = ["Resolver", "System", "latency", "load_encoder", "resolve"]
 
 LATENCY_QUERIES = 50
 """How many queries are asked one at a time to measure the latency."""
@@ -52,47 +53,97 @@ class _Recorded:
         return Run.of({query: dict(self.run[query]) for query in queries if query in self.run}).top(k)
 
 
-def resolve(spelling: str, dataset: Dataset, *, name: str | None = None) -> System:
-    """Set up a system over a dataset: vectors come from the cache where they were encoded before.
+class Resolver:
+    """Sets up systems over one dataset; parts that several systems share are set up once."""
 
-    Raises:
-        InputError: nothing is called so; the message says what was looked for.
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._known: dict[str, System] = {}
+
+    def resolve(self, spelling: str) -> System:
+        """The system of this spelling. Vectors come from the cache where they were encoded before.
+
+        Raises:
+            InputError: nothing is called so; the message says what was looked for.
+        """
+        if spelling not in self._known:
+            self._known[spelling] = self._set_up(spelling)
+        return self._known[spelling]
+
+    def _set_up(self, spelling: str) -> System:
+        path = Path(spelling)
+        if "+" in spelling and not path.exists():
+            return self._fused(spelling)
+        if spelling == "bm25":
+            return self._bm25()
+        if spelling == "random":
+            from lodesmith.retrieval.chance import Chance
+
+            return System(spelling, Chance(tuple(self.dataset.documents)), {"index_bytes": 0, "parameters": 0})
+        if path.is_file():
+            return System(path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False)
+        if _is_index(path):
+            return _stored(path)
+        return self._dense(spelling)
+
+    def _bm25(self) -> System:
+        from lodesmith.retrieval.bm25 import BM25
+
+        start = time.perf_counter()
+        retriever = BM25().build((key, document.content) for key, document in self.dataset.documents.items())
+        rate = len(self.dataset.documents) / (time.perf_counter() - start)
+        cost = {"encode_docs_per_s": rate, "index_bytes": retriever.bytes, "parameters": 0}
+        return System("bm25", retriever, cost, {"system": retriever.fingerprint})
+
+    def _fused(self, spelling: str) -> System:
+        parts = [self.resolve(part) for part in spelling.split("+")]
+        return fused(parts, "+".join(part.name for part in parts))
+
+    def _dense(self, spelling: str) -> System:
+        encoder = load_encoder(spelling)
+        name = Path(spelling).resolve().name if Path(spelling).exists() else spelling
+        return dense(name, encoder, document_vectors(spelling, encoder, self.dataset.documents))
+
+
+def resolve(spelling: str, dataset: Dataset) -> System:
+    """The system of this spelling over a dataset; see `Resolver`."""
+    return Resolver(dataset).resolve(spelling)
+
+
+def renamed(system: System, name: str) -> System:
+    """The same system under another name."""
+    return replace(system, name=name)
+
+
+def document_vectors(model: str, encoder: TransformerEncoder, documents: Mapping[str, Document]) -> Vectors:
+    """The documents' vectors: from the cache, what is missing encoded now.
+
+    Of a run over a frozen base it is the base's vectors that are cached, so a new projection encodes nothing again.
     """
-    if "+" in spelling and not Path(spelling).exists():
-        return _fused(spelling, dataset, name)
-    if spelling == "bm25":
-        return _bm25(dataset, name or spelling)
-    if spelling == "random":
-        from lodesmith.retrieval.chance import Chance
+    from lodesmith.encoders._head import through_head
+    from lodesmith.encoders.corpus import VectorCache
+    from lodesmith.encoders.transformer import TransformerEncoder
 
-        return System(name or spelling, Chance(tuple(dataset.documents)), {"index_bytes": 0})
-    path = Path(spelling)
-    if path.is_file():
-        return System(name or path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False)
-    if (path / "manifest.json").is_file() and "generation" in read_json(path / "manifest.json"):
-        return _stored(path, name)
-    return _dense(spelling, dataset, name)
+    items = ((key, document.content) for key, document in documents.items())
+    run = Path(model)
+    if (run / "recipe.yaml").is_file():
+        base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
+        if base.fingerprint == read_json(run / "manifest.json").get("base"):
+            return through_head(encoder, base, VectorCache().vectors(base, items, "document"))
+    return VectorCache().vectors(encoder, items, "document")
 
 
-def _bm25(dataset: Dataset, name: str) -> System:
-    from lodesmith.retrieval.bm25 import BM25
-
-    start = time.perf_counter()
-    retriever = BM25().build((key, document.content) for key, document in dataset.documents.items())
-    rate = len(dataset.documents) / (time.perf_counter() - start)
-    cost = {"encode_docs_per_s": rate, "index_bytes": retriever.bytes, "parameters": 0}
-    return System(name, retriever, cost, {"system": retriever.fingerprint})
+def _is_index(path: Path) -> bool:
+    if (path / "system.json").is_file():
+        return True
+    return (path / "manifest.json").is_file() and "generation" in read_json(path / "manifest.json")
 
 
-def _fused(spelling: str, dataset: Dataset, name: str | None) -> System:
+def fused(parts: list[System], name: str) -> System:
+    """Systems fused by reciprocal rank: sizes add up, and so does the time to set them up."""
     from lodesmith.retrieval.fuse import Fused
 
-    parts = [resolve(part, dataset) for part in spelling.split("+")]
-    return fused(parts, name or "+".join(part.name for part in parts), Fused([part.retriever for part in parts]))
-
-
-def fused(parts: list[System], name: str, retriever: Retriever) -> System:
-    """A system made of others: sizes add up, and so does the time to set them up."""
+    retriever = Fused([part.retriever for part in parts])
     costs = [part.cost for part in parts]
     rates = [cost.get("encode_docs_per_s") for cost in costs]
     cost: dict[str, float | None] = {
@@ -129,15 +180,6 @@ def _check_weights(run: Path) -> None:
     verify_files(run / "model", read_json(run / "manifest.json")["model_files"])
 
 
-def _dense(spelling: str, dataset: Dataset, name: str | None) -> System:
-    from lodesmith.encoders.corpus import VectorCache
-
-    encoder = load_encoder(spelling)
-    vectors = VectorCache().vectors(encoder, ((k, d.content) for k, d in dataset.documents.items()), "document")
-    name = name or (Path(spelling).resolve().name if Path(spelling).exists() else spelling)
-    return dense(name, encoder, vectors)
-
-
 def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
     """A system from an encoder and the vectors that it gave the documents."""
     from lodesmith.retrieval.dense import Dense
@@ -152,12 +194,12 @@ def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
     return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint})
 
 
-def _stored(folder: Path, name: str | None) -> System:
+def _stored(folder: Path) -> System:
     from lodesmith.recipes.storing import open_searcher
 
     searcher = open_searcher(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return System(name or folder.resolve().name, searcher.retriever, {"index_bytes": size}, searcher.fingerprints)
+    return System(folder.resolve().name, searcher.retriever, {"index_bytes": size}, searcher.fingerprints)
 
 
 def latency(retriever: Retriever, queries: Mapping[str, str], k: int = 10) -> float | None:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 
 from lodesmith.core.hashing import text_key
-from lodesmith.reports.text import clip, one_line
+from lodesmith.reports.text import isolated, one_line
 
 FONT = 12
 """Height of a label in user units; figures are drawn about one unit a pixel."""
 
-_NARROW = "iIl.,:;|!'()[]{}jtfr-"
-_WIDE = "mwMWQO@%"
+_NARROW = " iIl.,:;|!'()[]{}jtfr-"
+_WIDE = "mwMWQO@%&<>=+~"
+_BOLD = 1.12
 
 
 def escape(text: str) -> str:
@@ -21,9 +22,9 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def text_width(text: str, font: float = FONT) -> float:
+def text_width(text: str, *, bold: bool = False) -> float:
     """A cautious estimate of a label's width in user units: fonts differ, labels must not collide in any of them."""
-    return font * sum(_ems(character) for character in text)
+    return FONT * (_BOLD if bold else 1) * sum(_ems(character) for character in text)
 
 
 def _ems(character: str) -> float:
@@ -36,12 +37,13 @@ def _ems(character: str) -> float:
     return 0.72 if character.isupper() else 0.64
 
 
-def fitted(text: str, room: float, font: float = FONT) -> str:
+def fitted(text: str, room: float, *, bold: bool = False) -> str:
     """The label cut to `room` user units, with an ellipsis where something went."""
     text = one_line(text)
-    while text_width(text, font) > room and len(text) > 2:
-        text = clip(text, 200) if len(text) > 200 else text[:-2].rstrip() + "…"
-    return text
+    kept = text[:200]
+    while text_width(kept, bold=bold) > room and len(kept) > 2:
+        kept = kept[:-2].rstrip() + "…"
+    return kept
 
 
 def attributes(**values: object) -> str:
@@ -64,9 +66,9 @@ def dot(x: float, y: float, radius: float, class_: str) -> str:
 
 
 def label(x: float, y: float, text: str, class_: str = "label", anchor: str = "start") -> str:
-    """A text whose direction cannot leak into its neighbours (first-strong isolate)."""
-    body = f"\u2068{escape(text)}\u2069" if not text.isascii() else escape(text)
-    return f"<text{attributes(x=float(x), y=float(y), class_=class_, text_anchor=anchor)}>{body}</text>"
+    """A text whose writing direction does not reach its neighbours."""
+    place = attributes(x=float(x), y=float(y), class_=class_, text_anchor=anchor)
+    return f"<text{place}>{escape(isolated(text))}</text>"
 
 
 def group(parts: Sequence[str], title: str = "", **values: object) -> str:
@@ -75,18 +77,28 @@ def group(parts: Sequence[str], title: str = "", **values: object) -> str:
     return f"<g{attributes(**values)}>{hint}{''.join(parts)}</g>"
 
 
-def figure(parts: Sequence[str], width: float, height: float, title: str, description: str) -> str:
-    """The whole drawing: scales with its box, has a name and a description for those who cannot see it."""
+def figure(parts: Sequence[str], area: tuple[float, float], title: str, description: str, **data: object) -> str:
+    """The whole drawing: scales with its box, has a name and a description for those who cannot see it.
+
+    Args:
+        parts: elements.
+        area: width and height in user units.
+        title: its name.
+        description: the figures in words.
+        data: further attributes, such as `data_left=44`.
+    """
     title, description = one_line(title), one_line(description)
-    key = text_key(f"{width}|{title}|{description}|{''.join(parts)}")[:10]
+    key = text_key(f"{area}|{title}|{description}|{''.join(parts)}")[:10]
+    width, height = math.ceil(area[0]), math.ceil(area[1])
     head = attributes(
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width:.0f} {math.ceil(height)}",
-        width=f"{width:.0f}",
-        height=math.ceil(height),
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
         role="img",
         aria_labelledby=f"t{key} d{key}",
         class_="plot",
+        **data,
     )
     names = f'<title id="t{key}">{escape(title)}</title><desc id="d{key}">{escape(description)}</desc>'
     return f"<svg{head}>{names}{''.join(parts)}</svg>"

@@ -24,6 +24,12 @@ def one_line(text: str) -> str:
     return " ".join(_DIRECTION.sub("", clean(text)).split())
 
 
+def isolated(text: str) -> str:
+    """`one_line`, wrapped so that right-to-left letters do not reorder the sentence around it."""
+    text = one_line(text)
+    return text if text.isascii() else f"\u2068{text}\u2069"
+
+
 def clip(text: str, length: int) -> str:
     """The text, or its first words and an ellipsis where it is longer than `length` characters."""
     text = clean(text).strip()
@@ -75,11 +81,8 @@ def probability(p: float) -> str:
     """A p-value as `p = 0.031` or `p < 0.001`. It is never rounded across 0.05, so that it agrees with its verdict."""
     if p < 0.001:
         return "p < 0.001"
-    digits = 2 if p >= 0.1 else 3
-    text = f"{p:.{digits}f}"
-    if float(text) == 0.05 and p != 0.05:
-        text = f"{p:.5f}"
-    return f"p = {text}"
+    text = f"{p:.3f}"
+    return f"p = {p:.5f}" if text == "0.050" and p != 0.05 else f"p = {text}"
 
 
 def size(number: float | None) -> str:
@@ -113,6 +116,7 @@ def rate(number: float | None) -> str:
 
 
 def _short(number: float) -> str:
+    number = float(f"{number:.3g}")
     if number == 0:
         return "0"
     digits = 2 - math.floor(math.log10(abs(number)))

@@ -1,0 +1,52 @@
+"""What makes a model's vectors: its weights and its settings, by content."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+__all__ = ["digest", "settings"]
+
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "architectures")
+"""Fields of a configuration that do not change a vector."""
+
+
+def digest(module: torch.nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a module's state."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {plain.dtype} {list(plain.shape)}\n".encode())
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def settings(model: Any) -> dict[str, Any]:
+    """Everything but the weights that a `SentenceTransformer` computes its vectors from, as JSON."""
+    transformer = model.transformers_model
+    config = {} if transformer is None else transformer.config.to_dict()
+    tokenizer = getattr(getattr(model[0], "tokenizer", None), "backend_tokenizer", None)
+    if tokenizer is not None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    return {
+        "modules": [[type(module).__name__, _config_of(module)] for module in model],
+        "config": {key: _plain(value) for key, value in config.items() if key not in _VOLATILE},
+        "tokenizer": "" if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "truncate_dim": model.truncate_dim,
+        "similarity": str(model.similarity_fn_name),
+    }
+
+
+def _config_of(module: Any) -> Any:
+    return _plain(module.get_config_dict()) if hasattr(module, "get_config_dict") else {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)

@@ -1,0 +1,256 @@
+"""A projection over a base encoder: trained over stored vectors, saved as a model that needs nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.files import atomic_folder, write_text
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.protocols import Metric, Side
+from lodesmith.core.vectors import Vectors
+from lodesmith.encoders._identity import digest
+from lodesmith.encoders._loading import load_model, quiet
+from lodesmith.encoders.transformer import TransformerEncoder
+
+__all__ = ["IsotropicGaussianEncoder", "Kind", "ProjectionLayer"]
+
+Kind = Literal["mlp", "linear", "residual_linear"]
+
+_BLOCK = 65_536
+"""Rows projected at once."""
+
+
+class ProjectionLayer(nn.Module):
+    """Vectors [n, input] → [n, output].
+
+    Kinds: `mlp` is Linear(input, hidden), GELU, dropout, Linear(hidden, output); `linear` is one layer; and
+    `residual_linear` is x + Wx + b, which begins as the identity: training starts from the base model's quality.
+
+    Args:
+        input: dimension of the base vectors.
+        output: dimension of the result.
+        hidden: width between the two layers of `mlp`; None for twice the input.
+        dropout: of `mlp`, while training.
+        kind: see above.
+
+    Raises:
+        ConfigError: the kind is unknown, or the dimensions do not fit it.
+    """
+
+    def __init__(
+        self, input: int, output: int, hidden: int | None = None, dropout: float = 0.1, kind: Kind = "mlp"
+    ) -> None:
+        super().__init__()
+        if min(input, output, hidden or 1) < 1:
+            raise ConfigError(f"a projection {input} → {hidden or 2 * input} → {output} is empty", "use at least 1")
+        if kind == "residual_linear" and input != output:
+            raise ConfigError(f"a residual needs equal dimensions, not {input} → {output}", "use kind linear or mlp")
+        self.kind, self.input, self.output = kind, input, output
+        if kind == "mlp":
+            width = hidden or 2 * input
+            self.layers = nn.Sequential(
+                nn.Linear(input, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, output)
+            )
+        elif kind in ("linear", "residual_linear"):
+            self.layers = nn.Sequential(nn.Linear(input, output))
+        else:
+            raise ConfigError(f"no projection is called {kind!r}", "choose mlp, linear or residual_linear")
+        if kind == "residual_linear":
+            for parameter in self.layers.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[n, input] → [n, output]."""
+        out: Tensor = self.layers(vectors)
+        return vectors + out if self.kind == "residual_linear" else out
+
+    def stock_modules(self) -> list[nn.Module]:
+        """The same function, without dropout, in sentence-transformers' own `Dense` modules; weights are copied."""
+        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        activations: list[Any] = [nn.GELU() if self.kind == "mlp" else nn.Identity(), nn.Identity()]
+        return [_dense(layer, act, self._added(layer)) for layer, act in zip(linears, activations, strict=False)]
+
+    def _added(self, layer: nn.Linear) -> Tensor | float:
+        """x + Wx + b = (I + W)x + b."""
+        return torch.eye(layer.in_features) if self.kind == "residual_linear" else 0.0
+
+
+def _dense(layer: nn.Linear, activation: nn.Module, added: Tensor | float) -> nn.Module:
+    from sentence_transformers.base.modules import Dense
+
+    dense: nn.Module = Dense(layer.in_features, layer.out_features, activation_function=activation)
+    weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
+    dense.load_state_dict({"linear.weight": weight + added, "linear.bias": bias.clone()})
+    return dense
+
+
+class IsotropicGaussianEncoder(nn.Module):
+    """A base encoder, frozen or not, with a projection on top.
+
+    With a frozen base each text is encoded once: train on `base.encode(...)` from a store, through `projection` alone,
+    and `project` stored vectors when training is done.
+
+    Args:
+        output_dim: d of the result; None for the base's.
+        base_model: a `TransformerEncoder`, or what one is made from.
+        freeze_base: leave the base as it is.
+        kind: of the `ProjectionLayer`.
+        hidden: of the `ProjectionLayer`.
+        dropout: of the `ProjectionLayer`.
+        metric: how the results are compared; None for the base's way.
+
+    Raises:
+        ConfigError: the settings do not fit each other or the base.
+    """
+
+    def __init__(
+        self,
+        output_dim: int | None = None,
+        base_model: TransformerEncoder | str | Path = "minilm",
+        freeze_base: bool = True,
+        *,
+        kind: Kind = "mlp",
+        hidden: int | None = None,
+        dropout: float = 0.1,
+        metric: Metric | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(base_model, TransformerEncoder):
+            base_model = TransformerEncoder(base_model, precision="auto" if freeze_base else "float32")
+        if not freeze_base and base_model.precision != "float32":
+            raise ConfigError(f"a base in {base_model.precision} cannot be trained", "load it with precision float32")
+        self.base = base_model
+        self.freeze_base = freeze_base
+        self.base_module = base_model.model.requires_grad_(not freeze_base)
+        width = base_model.dimension
+        self.projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind).to(base_model.device)
+        self.metric: Metric = metric or base_model.metric
+
+    @property
+    def dimension(self) -> int:
+        """d of the result."""
+        return self.projection.output
+
+    @property
+    def parameters_total(self) -> int:
+        """Parameters of base and projection."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights as they are now and every setting that changes a vector."""
+        base = self.base.fingerprint if self.freeze_base else [self.base.fingerprint, digest(self.base_module)]
+        own = {"kind": self.projection.kind, "weights": digest(self.projection), "metric": self.metric}
+        return fingerprint({"base": base, "projection": own})
+
+    def get_trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that training may change, by group: `base` (none where it is frozen) and `projection`."""
+        return {
+            "base": [p for p in self.base_module.parameters() if p.requires_grad],
+            "projection": list(self.projection.parameters()),
+        }
+
+    def train(self, mode: bool = True) -> IsotropicGaussianEncoder:
+        """Training mode; a frozen base stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.freeze_base:
+            self.base_module.eval()
+        return self
+
+    def forward(self, inputs: Tensor | Sequence[str], side: Side = "document") -> Tensor:
+        """Base vectors [n, input], or texts, → [n, d], with gradients."""
+        if not isinstance(inputs, Tensor):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_base):
+                inputs = self.base.embed(inputs, side)
+        return self.projection(inputs)  # type: ignore[no-any-return]
+
+    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
+        """Encode texts: float32, as `TransformerEncoder.encode` does."""
+        training = self.training
+        self.eval()
+        try:
+            return self.project(self.base.encode(texts, side, ids))
+        finally:
+            self.train(training)
+
+    def project(self, vectors: Vectors) -> Vectors:
+        """The base's stored vectors → this encoder's, without reading a text.
+
+        Raises:
+            InputError: the vectors have another dimension than the base.
+        """
+        if vectors.dimension != self.projection.input:
+            raise InputError(f"vectors of {vectors.dimension} dimensions, the base has {self.projection.input}")
+        values = np.empty((len(vectors.values), self.dimension), np.float32)
+        training = self.projection.training
+        self.projection.eval()
+        with torch.inference_mode():
+            for start in range(0, len(values), _BLOCK):
+                block = torch.from_numpy(np.array(vectors.values[start : start + _BLOCK], np.float32))
+                values[start : start + _BLOCK] = self.projection(block.to(self.base.device)).cpu().numpy()
+        self.projection.train(training)
+        info = vectors.info | {"model": self.fingerprint, "metric": self.metric}
+        return Vectors(values, vectors.offsets, vectors.ids, info)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write a model folder of sentence-transformers' own modules.
+
+        `SentenceTransformer(folder)` gives the same vectors without this package; `load_encoder(folder)` gives them
+        fast. The folder takes the place of one that is there, whole or not at all.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        if self.base.model.truncate_dim is not None:
+            raise InputError("a base that truncates its vectors cannot be saved under a projection", "choose another")
+        rounded = self.base.precision != "float32"
+        base = load_model(self.base.folder, "cpu") if rounded else self.base_module
+        model = SentenceTransformer(
+            modules=[*base, *self.projection.stock_modules()],
+            device=str(self.base.device),
+            prompts=dict(self.base.reader.prompts),
+            similarity_fn_name=self.metric,
+        )
+        model.max_seq_length = max(self.base.reader.limits.values())
+        with atomic_folder(folder) as new, quiet():
+            model.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
+            write_text(new / "README.md", self._card())
+        return Path(folder)
+
+    def _card(self) -> str:
+        """The model card."""
+        shape = f"{self.projection.input} → {self.dimension}"
+        return _CARD.format(
+            base=self.base.source,
+            kind=self.projection.kind.replace("_", " "),
+            shape=shape,
+            metric=self.metric,
+            parameters=self.parameters_total,
+        )
+
+
+_CARD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, retrieval, lodesmith]
+---
+# {base} with a trained projection
+
+A {kind} projection ({shape}) over `{base}`, trained with lodesmith. Vectors are compared by {metric}.
+{parameters:,} parameters; weights are safetensors; no code of its own is needed.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/of/this/folder")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a passage", "another passage"])
+print(model.similarity(queries, documents))
+```
+"""

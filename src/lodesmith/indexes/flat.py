@@ -1,0 +1,271 @@
+"""`Flat`: exact search. Every answer is the one that scoring every row with the exact kernel would give."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError
+from lodesmith.core.files import read_json, write_json
+from lodesmith.core.progress import tell
+from lodesmith.core.protocols import Metric
+from lodesmith.core.run import Run
+from lodesmith.core.vectors import Vectors, VectorWriter
+from lodesmith.indexes._batch import Batch
+from lodesmith.indexes._precision import MAX_INT8_DIMENSION, Product, choose, full_float32
+from lodesmith.indexes._scan import Scan
+from lodesmith.indexes._segment import Block, Segment, portions
+from lodesmith.indexes._truth import Truth
+
+__all__ = ["Flat"]
+
+_READ_BYTES = 64 << 20
+_QUERIES = 1024
+_BATCH_RESULTS = 1 << 16
+_SAMPLE = 4096
+_MERGE_ROWS = 1 << 16
+
+
+class Flat:
+    """An exact index.
+
+    The truth is the exact kernel of `similarity`: a score's sum is taken in float64 in a fixed order and rounded once
+    to float32, so it has the same bits in any batch, block or number of threads. Results are the k items with the best
+    true scores, ties by id descending, whatever finds the candidates: products in few bits, each with a certified bound
+    on its error, name every row that could be among the k best, and those alone are scored exactly.
+
+    Items may have several rows; an item's score is its best row's. Values are kept by reference and may be
+    memory-mapped. In memory stands their copy in few bits (1, 2 or 4 bytes a component and 32 a row), which the first
+    search makes; a search needs about 60 MB more.
+
+    Args:
+        metric: `"dot"`, `"cosine"` (0 for a zero vector) or `"euclidean"` (minus the squared distance).
+        precision: of the candidates' products: `"int8"`, `"bfloat16"`, `"float32"`, or `"auto"` for the fastest on this
+            CPU. It changes the time, never a result.
+
+    Raises:
+        ConfigError: the metric or precision is unknown or impossible here.
+    """
+
+    follows_from_vectors: ClassVar[bool] = True
+    """An index folder, which keeps the vectors, need not keep a file of this index."""
+
+    def __init__(self, metric: Metric = "dot", precision: str = "auto") -> None:
+        if metric not in get_args(Metric):
+            raise ConfigError(f"no metric is called {metric!r}", f"choose one of: {', '.join(get_args(Metric))}")
+        self.metric: Metric = metric
+        self.precision = choose(precision)
+        self.dimension: int | None = None
+        """d, once something has been added."""
+        self._segments: list[Segment] = []
+        self._centre: NDArray[np.float32] | None = None
+        self._largest = 0.0
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return sum(segment.live for segment in self._segments)
+
+    def __repr__(self) -> str:
+        return f"Flat({len(self)} items, dimension {self.dimension}, {self.metric}, {self.precision})"
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all items."""
+        return [n for s in self._segments for n, alive in zip(s.vectors.ids, s.alive.tolist(), strict=True) if alive]
+
+    def add(self, vectors: Vectors) -> None:
+        """Add items by id; an id that is there is replaced. The values are kept by reference: do not change them.
+
+        Raises:
+            InputError: the dimension is another, a value is NaN or infinite, an id occurs twice, or an item has no row.
+        """
+        largest = self._check(vectors)
+        with self._lock:
+            self.dimension = vectors.dimension
+            if not len(vectors):
+                return
+            self._largest = max(self._largest, largest)
+            self.delete(vectors.ids)
+            self._segments.append(Segment(vectors))
+            self._join_small()
+
+    def _check(self, vectors: Vectors) -> float:
+        """The largest absolute value."""
+        _fits(vectors, self.dimension, "the vectors")
+        if vectors.dimension < 1 or (self.precision == "int8" and vectors.dimension > MAX_INT8_DIMENSION):
+            raise InputError(f"int8 takes 1 to {MAX_INT8_DIMENSION} dimensions, not {vectors.dimension}")
+        if len(set(vectors.ids)) != len(vectors.ids):
+            twice = next(name for i, name in enumerate(vectors.ids) if name in vectors.ids[:i])
+            raise InputError(f"the id {twice!r} occurs twice among the vectors", "give each item one id")
+        if (empty := np.flatnonzero(np.diff(vectors.offsets) == 0)).size:
+            raise InputError(f"the item {vectors.ids[empty[0]]!r} has no vector", "leave it out")
+        return _largest(vectors, "item")
+
+    def _join_small(self) -> None:
+        """Join the last segments while they are small and of like size, so that many small adds stay few segments."""
+        while len(self._segments) > 1:
+            before, last = (len(segment.vectors.values) for segment in self._segments[-2:])
+            if before > 2 * last or before + last > _MERGE_ROWS:
+                return
+            pair = [s.vectors.take(np.flatnonzero(s.alive)) for s in self._segments[-2:]]
+            values = np.concatenate([np.asarray(v.values, np.float32) for v in pair])
+            offsets = np.concatenate([pair[0].offsets, pair[0].offsets[-1] + pair[1].offsets[1:]])
+            joined = Vectors(values, offsets, pair[0].ids + pair[1].ids, dict(pair[1].info))
+            self._segments[-2:] = [Segment(joined)] if len(joined) else []
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Take items out; returns how many there were."""
+        wanted = set(ids)
+        with self._lock:
+            count = sum(segment.hide(wanted) for segment in self._segments)
+            self._segments = [segment for segment in self._segments if segment.live]
+        return count
+
+    def search(self, queries: Vectors, k: int) -> Run:
+        """The k best items of each query, ties by id descending; all items where there are fewer than k.
+
+        Raises:
+            InputError: k is below 1, or the queries have another dimension, NaN or infinite values, an id twice, or
+                not one row each; or scores would leave the range of float32.
+        """
+        self._check_queries(queries, k)
+        if not self._segments:
+            return Run.ranked(queries.ids, [], np.zeros(0), np.zeros(0), np.zeros(len(queries) + 1))
+        with self._lock:
+            segments = list(self._segments)
+            blocks = self._prepare(segments)
+        size = max(1, min(_QUERIES, _BATCH_RESULTS // k))
+        product = Product(self.precision, queries.dimension)
+        query, item, score = [], [], []
+        names: dict[int, str] = {}
+        with full_float32():
+            for start in range(0, len(queries), size):
+                tell("search", start, len(queries), "queries")
+                raw = np.asarray(queries.values[start : start + size], np.float32)
+                scan = self._scan(raw, segments, blocks, k, product)
+                found = scan.finish()
+                query.append(found[0] + start)
+                item.append(found[1])
+                score.append(found[2])
+                unique = np.unique(found[1])
+                names.update(zip(unique.tolist(), scan.truth.names(unique), strict=True))
+        tell("search", len(queries), len(queries), "queries")
+        return _run(queries.ids, names, query, item, score)
+
+    def _scan(
+        self,
+        raw: NDArray[np.float32],
+        segments: list[Segment],
+        blocks: list[tuple[int, Block]],
+        k: int,
+        product: Product,
+    ) -> Scan:
+        assert self._centre is not None
+        batch = Batch.of(raw, self.metric, self.precision, self._centre, [block for _, block in blocks])
+        longest = max(float(block.norm.max()) for _, block in blocks) + batch.centre
+        scan = Scan(batch, Truth(segments, batch, longest), k, product)
+        for number, block in blocks:
+            scan.visit(number, block)
+        return scan
+
+    def _check_queries(self, queries: Vectors, k: int) -> None:
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k is {k!r}", "ask for at least 1 item")
+        _fits(queries, self.dimension, "the queries")
+        if not queries.is_dense:
+            raise InputError("a flat index takes queries of one vector each", "pool them, or use a multi-vector index")
+        if len(set(queries.ids)) != len(queries.ids):
+            raise InputError("a query id occurs twice", "give each query one id")
+        largest = _largest(queries, "query")
+        highest = (largest + self._largest) ** 2 if self.metric == "euclidean" else largest * self._largest
+        if self.metric != "cosine" and highest * queries.dimension > np.finfo(np.float32).max:
+            raise InputError(
+                f"scores could leave the range of float32: queries reach {largest:.3g}, items {self._largest:.3g}",
+                "scale the vectors down",
+            )
+
+    def _prepare(self, segments: list[Segment]) -> list[tuple[int, Block]]:
+        """All blocks with their segments' numbers, in a scattered order: what stands first sets the first limits, and
+        neighbours are often alike."""
+        if self._centre is None:
+            self._centre = self._mean(segments)
+        blocks: list[tuple[int, Block]] = []
+        for number, segment in enumerate(segments):
+            blocks += [(number, block) for block in segment.prepare(self.metric, self.precision, self._centre)]
+        order: list[int] = np.random.default_rng(0).permutation(len(blocks)).tolist()
+        return [blocks[i] for i in order]
+
+    def _mean(self, segments: list[Segment]) -> NDArray[np.float32]:
+        """The mean of a sample: subtracting it takes out what all vectors share, and leaves less to round."""
+        largest = max(segments, key=lambda segment: len(segment.vectors.values))
+        total = len(largest.vectors.values)
+        sample = largest.gather(np.unique(np.linspace(0, total - 1, min(total, _SAMPLE)).astype(np.int64)))
+        exact = sample.astype(np.float64)
+        if self.metric == "cosine":
+            lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+            exact /= np.where(lengths > 0, lengths, 1.0)
+        return np.asarray(exact.mean(axis=0), np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write the items into an empty folder: `flat.json` and `vectors/`."""
+        with VectorWriter(Path(folder) / "vectors", self.dimension or 1, np.float32, {}) as writer:
+            for segment in self._segments:
+                for part in portions(np.flatnonzero(segment.alive), segment.vectors):
+                    piece = segment.vectors.take(part)
+                    writer.append(piece.ids, piece.values, piece.offsets)
+            writer.finish()
+        write_json(Path(folder) / "flat.json", {"metric": self.metric, "dimension": self.dimension})
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, in place of what is here.
+
+        Raises:
+            IntegrityError: the files are damaged or were made with another metric.
+        """
+        settings = read_json(Path(folder) / "flat.json")
+        if settings.get("metric") != self.metric:
+            raise IntegrityError(
+                f"{folder}: the index was saved with the metric {settings.get('metric')}, this one has {self.metric}",
+                "open it with its own metric",
+            )
+        vectors = Vectors.load(Path(folder) / "vectors", verify=True)
+        with self._lock:
+            self._segments, self._centre, self._largest, self.dimension = [], None, 0.0, None
+            self.add(vectors)
+            self.dimension = settings["dimension"]
+
+
+def _fits(vectors: Vectors, dimension: int | None, label: str) -> None:
+    if dimension is not None and vectors.dimension != dimension:
+        raise InputError(
+            f"{label} have {vectors.dimension} dimensions, the index has {dimension}", "encode both with one model"
+        )
+
+
+def _largest(vectors: Vectors, noun: str) -> float:
+    """The largest absolute value; refuses NaN and infinity and names the first item that has one."""
+    step = max(1, _READ_BYTES // (4 * vectors.dimension))
+    largest = 0.0
+    for start in range(0, len(vectors.values), step):
+        part = np.abs(np.asarray(vectors.values[start : start + step]))
+        top = float(part.max())
+        if not np.isfinite(top):
+            row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+            owner = int(np.searchsorted(vectors.offsets, row, side="right")) - 1
+            raise InputError(
+                f"the {noun} {vectors.ids[owner]!r} has a vector with NaN or infinite values", "encode it again"
+            )
+        largest = max(largest, top)
+    return largest
+
+
+def _run(ids: tuple[str, ...], names: dict[int, str], *found: list[Any]) -> Run:
+    query, item, score = (np.concatenate(parts) for parts in found)
+    unique, rows = np.unique(item, return_inverse=True)
+    offsets = np.searchsorted(query, np.arange(len(ids) + 1))
+    return Run.ranked(ids, [names[i] for i in unique.tolist()], rows, score, offsets)

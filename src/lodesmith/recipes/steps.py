@@ -1,0 +1,56 @@
+"""Steps that are done once: each is remembered by the fingerprint of what went into it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lodesmith.core.errors import LodesmithError
+from lodesmith.core.files import read_json, write_json
+from lodesmith.core.hashing import fingerprint
+
+__all__ = ["Steps"]
+
+
+@dataclass
+class Steps:
+    """The finished steps of a folder, in its `steps.json`.
+
+    Args:
+        folder: where the steps' products stand.
+        say: told a line at each step.
+    """
+
+    folder: Path
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._path = self.folder / "steps.json"
+        self._done: dict[str, Any] = {}
+        if self._path.exists():
+            try:
+                self._done = read_json(self._path)
+            except LodesmithError:
+                self.say(f"{self._path} is damaged: every step runs again")
+
+    def once(self, name: str, inputs: Any, work: Callable[[], object], *, products: list[Path]) -> None:
+        """Do `work` unless it was done with the same `inputs` (a JSON value) and its `products` still stand."""
+        key = fingerprint(inputs)
+        done = self._done.get(name, {})
+        if done.get("key") == key and all(path.exists() for path in products):
+            self.say(f"{name}: done before ({done['seconds']:.0f} s)")
+            return
+        self.say(f"{name} …")
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+        self._done[name] = {"key": key, "seconds": round(seconds, 2)}
+        write_json(self._path, self._done)
+        self.say(f"{name}: {seconds:.0f} s")
+
+    def seconds(self) -> float:
+        """What all finished steps took together."""
+        return float(sum(step["seconds"] for step in self._done.values()))

@@ -1,0 +1,124 @@
+"""What scripts rely on: exit codes, JSON on standard output, messages without tracebacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lodesmith.cli.main import main
+from lodesmith.testing import tiny_dataset
+
+
+def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return tiny_dataset().save(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "bm25", "nowhere"),
+        ("evaluate", "bm25"),
+        ("evalute", "bm25"),
+        ("compare", "nowhere.json"),
+        ("train", "isotropc"),
+        ("train", "isotropic", "sede=1"),
+        ("train", "isotropic"),
+        ("search", "nowhere", "x"),
+        ("index", "build", "minilm", "nowhere", "--out", "x"),
+        ("data", "import", "nowhere", "--out", "x"),
+        ("recipes", "nothing"),
+    ],
+)
+def test_wrong_input_exits_2_in_two_lines(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lode(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.strip()
+
+
+def test_evaluate_and_compare(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:
+    for system in ("random", "bm25"):
+        code, out, _ = lode(
+            capsys, "evaluate", system, dataset, "--json", "--measures", "nDCG@3", "--out", tmp_path / f"{system}.json"
+        )
+        assert code == 0
+        assert set(json.loads(out)["measures"]) >= {"nDCG@10", "nDCG@3", "Judged@10"}
+    code, out, err = lode(
+        capsys, "compare", tmp_path / "random.json", tmp_path / "bm25.json", "--json", "--report", tmp_path / "r.html",
+        "--out", tmp_path / "c.json",
+    )  # fmt: skip
+    assert code == 0
+    pair = json.loads(out)["pairs"][0]
+    assert {"a", "b", "difference", "p", "p_t", "p_holm", "detectable"} <= set(pair)
+    assert json.loads((tmp_path / "c.json").read_text())["pairs"][0] == pair
+    assert "<html" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "wrote" in err
+
+
+def test_a_run_file_is_a_system(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:
+    _, first, _ = lode(capsys, "evaluate", "bm25", dataset, "--json", "--run", tmp_path / "bm25.trec")
+    _, second, _ = lode(capsys, "evaluate", tmp_path / "bm25.trec", dataset, "--json")
+    assert json.loads(first)["measures"] == json.loads(second)["measures"]
+
+
+def test_unknown_measure_and_split(capsys: pytest.CaptureFixture[str], dataset: Path) -> None:
+    code, _, err = lode(capsys, "evaluate", "bm25", dataset, "--measures", "nDGC@10")
+    assert (code, "nDCG" in err) == (2, True)
+    code, _, err = lode(capsys, "evaluate", "bm25", dataset, "--split", "tset")
+    assert code == 2
+    assert "train, dev, test" in err.replace("dev, test, train", "train, dev, test")
+
+
+def test_a_defect_keeps_its_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("lodesmith.recipes.recipe.shipped", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["recipes"])
+    capsys.readouterr()
+
+
+def test_interrupt_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lodesmith.recipes.recipe.shipped", interrupted)
+    code, _, err = lode(capsys, "recipes")
+    assert code == 130
+    assert "again" in err
+
+
+def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("quickstart", "train", "recipes", "evaluate", "compare", "encode", "search", "data check", "data import",
+                 "index build", "index add", "index delete", "index verify", "index compact"):  # fmt: skip
+        code, out, _ = lode(capsys, *verb.split(), "--help")
+        assert code == 0
+        assert f"Example: lode {verb}" in " ".join(out.split()), verb
+        assert "--json" in out
+
+
+def test_no_space_left_is_the_users_environment(
+    capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lodesmith.core.results.write_json", full)
+    code, _, err = lode(capsys, "evaluate", "random", dataset, "--out", tmp_path / "e.json")
+    assert code == 2
+    assert "No space left" in err

@@ -1,0 +1,81 @@
+"""What every encoder promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from tiny_models import TEXTS
+
+from lodesmith.core.protocols import Encoder
+from lodesmith.core.registry import names
+from lodesmith.encoders import IsotropicGaussianEncoder, Passages, TransformerEncoder
+from lodesmith.testing import HashEncoder
+
+MAKERS: dict[str, Callable[[Path], Encoder]] = {
+    "hash": lambda folder: HashEncoder(),
+    "transformer": lambda folder: TransformerEncoder(tiny_models.build(folder)),
+    "transformer, padded": lambda folder: TransformerEncoder(tiny_models.build(folder, "mpnet")),
+    "transformer, passages": lambda folder: TransformerEncoder(tiny_models.build(folder), passages=Passages(20, 5)),
+    "projected": lambda folder: IsotropicGaussianEncoder(7, TransformerEncoder(tiny_models.build(folder))),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Each encoder in turn."""
+    return MAKERS[request.param](tmp_path_factory.mktemp("model") / "m")
+
+
+def test_every_component_has_its_row() -> None:
+    assert {name.partition(",")[0] for name in MAKERS} == {"hash", *names("encoders")}
+
+
+def test_it_is_an_encoder(encoder: Encoder) -> None:
+    assert isinstance(encoder, Encoder)
+    assert encoder.metric in ("cosine", "dot", "euclidean")
+    assert len(encoder.fingerprint) == 64
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_vectors_have_the_shape_it_says(encoder: Encoder, side: Any) -> None:
+    vectors = encoder.encode(TEXTS, side, [f"id{i}" for i in range(len(TEXTS))])
+    assert vectors.ids[:2] == ("id0", "id1")
+    assert len(vectors) == len(TEXTS)
+    assert vectors.dimension == encoder.dimension
+    assert vectors.values.dtype == np.float32
+    assert (np.diff(vectors.offsets) >= 1).all()
+    assert np.isfinite(vectors.values).all()
+    assert vectors.info["model"] == encoder.fingerprint
+
+
+def test_ids_are_numbers_where_none_are_given(encoder: Encoder) -> None:
+    assert encoder.encode(["a", "b", "c"]).ids == ("0", "1", "2")
+
+
+def test_the_vector_of_a_text_never_depends_on_the_others(encoder: Encoder) -> None:
+    together = encoder.encode(TEXTS)
+    order = np.random.default_rng(0).permutation(len(TEXTS))
+    shuffled = encoder.encode([TEXTS[at] for at in order])
+    for position, at in enumerate(order):
+        alone = encoder.encode([TEXTS[at]]).values
+        np.testing.assert_allclose(together.take([at]).values, alone, atol=1e-6)
+        np.testing.assert_allclose(shuffled.take([position]).values, alone, atol=1e-6)
+
+
+def test_encoding_twice_gives_the_same_bits(encoder: Encoder) -> None:
+    np.testing.assert_array_equal(encoder.encode(TEXTS).values, encoder.encode(TEXTS).values)
+
+
+def test_no_texts_make_an_empty_result(encoder: Encoder) -> None:
+    vectors = encoder.encode([])
+    assert vectors.values.shape == (0, encoder.dimension)
+
+
+def test_any_text_will_do(encoder: Encoder) -> None:
+    texts = ["", " \n", "👩‍👩‍👧‍👦", "\x00", "\ud800", "a" * 100_000]
+    assert np.isfinite(encoder.encode(texts).values).all()

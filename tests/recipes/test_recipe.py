@@ -1,0 +1,90 @@
+"""The plan: YAML, overrides, messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.recipes.recipe import Recipe, load, shipped
+
+
+def test_every_shipped_recipe_loads_and_its_header_is_its_command() -> None:
+    found = shipped()
+    assert len(found) == 1
+    for name, path in found.items():
+        assert load(name).name == name
+        assert path.read_text(encoding="utf-8").startswith(f"# lode train {name} ")
+
+
+def test_overrides_reach_their_place() -> None:
+    recipe = load("isotropic", ["stages.0.optim.lr=1e-4", "data=some/folder", "seed=3", "data.validation=null"])
+    assert recipe.stages[0].optim.lr == 1e-4
+    assert recipe.data.path == "some/folder"
+    assert recipe.data.validation is None
+    assert recipe.seed == 3
+
+
+def test_mapping_overrides_equal_spelled_ones() -> None:
+    assert load("isotropic", {"seed": 2, "stages.0.epochs": 1}) == load("isotropic", ["seed=2", "stages.0.epochs=1"])
+
+
+def test_fingerprint_follows_every_setting() -> None:
+    assert load("isotropic").fingerprint == load("isotropic").fingerprint
+    assert load("isotropic").fingerprint != load("isotropic", ["seed=1"]).fingerprint
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    recipe = load("isotropic", ["seed=7"])
+    path = tmp_path / "copy.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.optim.lrr=1", "did you mean 'lr'"),
+        ("sede=1", "did you mean 'seed'"),
+        ("stages.4.name=x", "no position in a list of 1"),
+        ("stages.0.batch_size=many", "valid integer"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("base.deep=1", "no settings below it"),
+        ("nonsense", "not an override"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("isotropic", [override])
+
+
+def test_unknown_recipe_and_missing_file() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'isotropic'"):
+        load("isotropc")
+    with pytest.raises(InputError, match="no such recipe file"):
+        load("nowhere/x.yaml")
+
+
+def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("base: minilm\nencoder: {use: projected\nstages: []\n")
+    with pytest.raises(InputError, match=r"r\.yaml:3: not valid YAML"):
+        load(path)
+    path.write_text("- 1\n")
+    with pytest.raises(InputError, match="must be a mapping"):
+        load(path)
+
+
+def test_python_objects_in_yaml_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("base: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(InputError):
+        load(path)
+
+
+def test_schema_is_exported_for_editors() -> None:
+    schema = Recipe.model_json_schema()
+    assert {"base", "stages", "seed"} <= set(schema["properties"])
+    assert yaml.safe_dump(schema)

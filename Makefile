@@ -25,4 +25,8 @@ bench: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(PY) -m benchmarks
 
-.PHONY: quickstart test slow check cov bench
+docs: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	.venv/bin/pdoc lodesmith -o docs/api
+
+.PHONY: quickstart test slow check cov bench docs

@@ -23,7 +23,6 @@ from lodesmith.evaluation.measures import Scores, parse, score
 OURS = ("nDCG@5", "nDCG@10", "AP@100", "R@1", "R@5", "R@10", "R@100", "P@10", "RR")
 TREC = ("ndcg_cut_5", "ndcg_cut_10", "map_cut_100", "recall_1", "recall_5", "recall_10", "recall_100", "P_10")
 RANX = ("ndcg@5", "ndcg@10", "map@100", "recall@1", "recall@5", "recall@10", "recall@100", "precision@10", "mrr")
-DOCUMENTS = 200_000
 JUDGED = 50
 
 Mapped = dict[str, dict[str, float]]
@@ -33,14 +32,15 @@ Judgements = dict[str, dict[str, int]]
 def ranking(queries: int, results: int) -> tuple[Run, Judgements]:
     """A seeded run of random rankings, without ties (ranx breaks them otherwise), and graded judgements for it."""
     random = np.random.default_rng(0)
-    rows = np.concatenate([random.choice(DOCUMENTS, results, replace=False) for _ in range(queries)])
+    documents = 200 * results
+    rows = np.concatenate([random.choice(documents, results, replace=False) for _ in range(queries)])
     scores = np.concatenate([random.permutation(results) for _ in range(queries)]) / results
-    ids = [f"document-{number:06}" for number in range(DOCUMENTS)]
+    ids = [f"document-{number:06}" for number in range(documents)]
     names = [f"query-{number:04}" for number in range(queries)]
     judgements = {}
     for number, name in enumerate(names):
         found = random.choice(rows[number * results : (number + 1) * results], JUDGED // 2, replace=False)
-        other = random.choice(DOCUMENTS, JUDGED // 2, replace=False)
+        other = random.choice(documents, JUDGED // 2, replace=False)
         chosen = dict.fromkeys([*found.tolist(), *other.tolist()])
         grades = random.integers(0, 4, len(chosen)).tolist()
         judgements[name] = {ids[row]: grade for row, grade in zip(chosen, grades, strict=True)}

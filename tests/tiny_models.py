@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a of cat dog owl bee whale eats likes fears sleeps in apples rivers thunder moon barn music and far".split()
+WORDS = [
+    *("the", "a", "of", "cat", "dog", "owl", "bee", "whale", "eats", "likes", "fears", "sleeps", "in", "apples"),
+    *("rivers", "thunder", "moon", "barn", "music", "and", "far"),
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 TEXTS = [

@@ -103,9 +103,14 @@ def test_interrupt_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "again" in err
 
 
+VERBS = [
+    *("quickstart", "train", "recipes", "evaluate", "compare", "encode", "search"),
+    *("data check", "data import", "index build", "index add", "index delete", "index verify", "index compact"),
+]
+
+
 def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("quickstart", "train", "recipes", "evaluate", "compare", "encode", "search", "data check", "data import",
-                 "index build", "index add", "index delete", "index verify", "index compact"):  # fmt: skip
+    for verb in VERBS:
         code, out, _ = lode(capsys, *verb.split(), "--help")
         assert code == 0
         assert f"Example: lode {verb}" in " ".join(out.split()), verb
@@ -115,7 +120,7 @@ def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -
 def test_no_space_left_is_the_users_environment(
     capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lodesmith.core.results.write_json", full)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import ir_measures
 import numpy as np
@@ -11,6 +12,7 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lodesmith.core.records import Dataset
 from lodesmith.core.run import Run
 from lodesmith.evaluation.measures import Measure, parse, score
 
@@ -100,3 +102,22 @@ def test_the_default_measures_equal_ir_measures_on_a_larger_run(seed: int) -> No
     for spelling in ("nDCG@5", "nDCG@10", "RR@10", "AP@100", "R@1", "R@100", "P@10", "Judged@10", "Success@5", "RR"):
         theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(spelling)], judged, run)
         assert list(theirs.values()) == pytest.approx([score(Run.of(run), judged, [parse(spelling)]).means[spelling]])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "queries"), [("scifact", 300), ("cranfield", None), ("cisi", None)])
+def test_real_judgements_equal_pytrec_eval(collections: Path, name: str, queries: int | None) -> None:
+    dataset = Dataset.load(collections / name)
+    judged = {query: dict(found) for query, found in dataset.split("test").items()}
+    assert len(judged) == (queries or len(judged)) > 0
+    random, ids = np.random.default_rng(0), list(dataset.documents)
+    run = {}
+    for query, grades in judged.items():
+        chosen = [*random.choice(ids, 100, replace=False).tolist(), *grades]
+        run[query] = {
+            document: float(score) for document, score in zip(chosen, random.integers(0, 50, len(chosen)), strict=True)
+        }
+    expected, scores = by_pytrec_eval(run, judged), score(Run.of(run), judged, MEASURES)
+    for measure in MEASURES:
+        np.testing.assert_allclose(scores[measure], expected[measure], rtol=0, atol=1e-9, err_msg=str(measure))
+    assert scores.means["R@10"] > 0

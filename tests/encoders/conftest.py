@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tiny_models
 
+import tiny_models
 from lodesmith.encoders.transformer import TransformerEncoder
 
 

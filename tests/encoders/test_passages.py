@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import WORDS, _tokenizer
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.encoders import _passages
 from lodesmith.encoders._passages import Passages, clip, split
+from tiny_models import WORDS, _tokenizer
 
 TOKENIZER = _tokenizer().backend_tokenizer
 TEXTS = st.lists(st.sampled_from([*WORDS, "unknownword", "👋", "é", "\n", "  ", "x" * 90]), max_size=80).map(" ".join)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import TEXTS
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.encoders import IsotropicGaussianEncoder, ProjectionLayer, TransformerEncoder, load_encoder
 from lodesmith.encoders.projected import Kind
+from tiny_models import TEXTS
 
 KINDS: list[Kind] = ["mlp", "linear", "residual_linear"]
 

@@ -39,6 +39,11 @@ def texts(root: ElementTree.Element) -> list[tuple[str, tuple[float, float, floa
     return found
 
 
+def assert_apart(labels: list[tuple[str, tuple[float, float, float, float]]]) -> None:
+    for (one, a), (other, b) in combinations(labels, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
+
+
 def drawings(width: int) -> list[str]:
     return [
         plots.interval_plot(ESTIMATES, measure="nDCG@10", lead="bm25+minilm", reference="a", width=width),
@@ -58,9 +63,7 @@ def test_labels_neither_overlap_nor_leave_the_drawing(width: int) -> None:
             assert box[0] >= -0.5, text
             assert box[2] <= right + 6, text
             assert 0 <= box[1] < box[3] <= bottom, text
-        for (one, a), (other, b) in combinations(boxes, 2):
-            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-            assert apart, (one, other)
+        assert_apart(boxes)
 
 
 @pytest.mark.parametrize("plot", drawings(328), ids=["interval", "latency", "difference"])
@@ -125,6 +128,7 @@ def test_crowded_points_still_have_names() -> None:
     for width in (328, 840):
         boxes = texts(parsed(plots.quality_latency_plot(points, measure="nDCG@10", width=width)))
         assert {text for text, _ in boxes if text.startswith("system")} == set(points)
+        assert_apart(boxes)
 
 
 def outline(plot: str, side: str) -> list[tuple[float, float]]:

@@ -121,6 +121,16 @@ def test_a_signal_saves_between_reports_and_the_means_come_out_the_same(
     assert lines(tmp_path / "b") == lines(tmp_path / "a")
 
 
+def test_a_signal_at_the_very_end_is_still_obeyed(tmp_path: Path) -> None:
+    happenings = run(tmp_path, stages()[:1])
+    while not isinstance(event := next(happenings), events.Checkpoint) or event.step < 24:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert isinstance(next(happenings), events.Done)
+    with pytest.raises(Terminated):
+        next(happenings)
+
+
 def stop_after(folder: Path, step: int) -> list[Path]:
     """Train until a step; the checkpoints there are then, oldest first."""
     for event in run(folder, stages()):

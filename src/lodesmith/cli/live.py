@@ -1,4 +1,4 @@
-"""The live display of a training: loss, validation, throughput, time left; and exit codes that schedulers understand."""
+"""The live display of a training: loss, validation, throughput, time left."""
 
 from __future__ import annotations
 

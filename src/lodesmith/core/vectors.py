@@ -87,7 +87,7 @@ class Vectors:
             offsets = np.load(folder / "offsets.npy", allow_pickle=False)
             ids = tuple(json.loads(line) for line in (folder / "ids.txt").read_text(encoding="utf-8").splitlines())
             return cls(values, offsets, ids, {k: v for k, v in manifest.items() if k != "files"})
-        except (OSError, ValueError, InputError) as error:
+        except (OSError, EOFError, ValueError, InputError) as error:
             raise IntegrityError(
                 f"{folder}: the vectors are damaged: {error}", "encode again, or restore a copy"
             ) from None
@@ -157,6 +157,14 @@ class VectorWriter:
         self._files[2].seek(0)
         self.ids = [json.loads(line) for line in self._files[2].read().splitlines()]
         self.rows = (state["values.npy"] - _HEADER) // (self.dimension * self.dtype.itemsize)
+        counts = self._counts()
+        if len(counts) != len(self.ids) or int(counts.sum()) != self.rows:
+            self.close()
+            raise IntegrityError(
+                f"{self.folder}: {len(self.ids)} ids, {len(counts)} counts of {int(counts.sum())} rows and "
+                f"{self.rows} rows do not fit",
+                "delete the folder and encode again",
+            )
 
     def _begin(self) -> dict[str, Any]:
         start = {"values.npy": _HEADER, "counts.part": 0, "ids.txt": 0}
@@ -182,6 +190,11 @@ class VectorWriter:
         handle.truncate(size)
         handle.seek(0, os.SEEK_END)
         return handle
+
+    def _counts(self) -> NDArray[np.int64]:
+        """Rows of each item so far."""
+        self._files[1].seek(0)
+        return np.frombuffer(self._files[1].read(), "<i8").astype(np.int64)
 
     @property
     def count(self) -> int:
@@ -234,14 +247,13 @@ class VectorWriter:
         descr = np.lib.format.dtype_to_descr(self.dtype)
         header = repr({"descr": descr, "fortran_order": False, "shape": (self.rows, self.dimension)})
         body = header.ljust(_HEADER - 11) + "\n"
-        values, counts, _ = self._files
+        values = self._files[0]
         values.seek(0)
         values.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode())
         values.flush()
         os.fsync(values.fileno())
         values.seek(0, os.SEEK_END)
-        counts.seek(0)
-        offsets = np.concatenate([[0], np.cumsum(np.frombuffer(counts.read(), "<i8"))]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self._counts())]).astype(np.int64)
         with atomic_file(self.folder / "offsets.npy", "wb") as handle:
             np.save(handle, offsets)
         names = ("values.npy", "offsets.npy", "ids.txt")

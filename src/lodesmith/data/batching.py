@@ -314,13 +314,13 @@ class PairBatches:
                 self._every = self._documents.take(rows)
             return {"pool": self._every, "pool_ids": torch.from_numpy(rows)}
         generator = np.random.Generator(np.random.PCG64([self.seed, self._epoch, number]))
-        rows: NDArray[np.int64] = generator.choice(len(self._documents), self.pool, replace=False, shuffle=False)
-        return {"pool": self._documents.take(rows), "pool_ids": torch.from_numpy(rows)}
+        drawn: NDArray[np.int64] = generator.choice(len(self._documents), self.pool, replace=False, shuffle=False)
+        return {"pool": self._documents.take(drawn), "pool_ids": torch.from_numpy(drawn)}
 
 
-def _checked(pairs: NDArray[np.integer], queries: int, documents: int, name: str) -> NDArray[np.int64]:
+def _checked(given: NDArray[np.integer], queries: int, documents: int, name: str) -> NDArray[np.int64]:
     """Pairs as int64 [p, 2], each number a row that exists."""
-    pairs = np.asarray(pairs, np.int64)
+    pairs: NDArray[np.int64] = np.asarray(given, np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise InputError(f"{name} must be [p, 2] of (query, document), not {list(pairs.shape)}")
     for column, (count, side) in enumerate(((queries, "query"), (documents, "document"))):

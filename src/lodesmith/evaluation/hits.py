@@ -186,10 +186,11 @@ def _find(run: Run, judged: _Judged, wanted: _Wanted) -> tuple[tuple[Integers, I
 def _rows(run: Run, starts: Integers, lengths: Integers) -> Integers:
     """The rows of some queries' results, one query after another; without a copy where they stand so in the run."""
     ends = starts + lengths
-    if (starts[1:] == ends[:-1]).all():
-        return run.rows[int(starts[0]) : int(ends[-1])]
-    before = np.cumsum(lengths) - lengths
-    return run.rows[np.arange(lengths.sum()) + np.repeat(starts - before, lengths)]
+    where: slice | Integers = slice(int(starts[0]), int(ends[-1]))
+    if not (starts[1:] == ends[:-1]).all():
+        where = np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    rows: Integers = run.rows[where]
+    return rows
 
 
 def _blocks(bounds: Integers) -> Iterator[tuple[int, int]]:

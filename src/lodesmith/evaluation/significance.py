@@ -20,8 +20,8 @@ RESAMPLES = 10_000
 SAME = 1e-9
 """Per-query values that differ by no more than this are a tie: summation order alone makes such differences."""
 
-_BLOCK = 1 << 20
-"""Random draws that are held at once."""
+_BLOCK = 1 << 16
+"""Random draws that are held at once: few enough for a processor's cache."""
 
 _POWER = 1.959964 + 0.841621
 """Standard normal quantiles of 5 % two-sided and of 80 % power."""

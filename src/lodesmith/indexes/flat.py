@@ -134,7 +134,7 @@ class Flat:
                 not one row each; or scores would leave the range of float32.
         """
         self._check_queries(queries, k)
-        if not self._segments:
+        if not self._segments or not len(queries):
             return Run.ranked(queries.ids, [], np.zeros(0), np.zeros(0), np.zeros(len(queries) + 1))
         with self._lock:
             segments = list(self._segments)
@@ -183,7 +183,7 @@ class Flat:
             raise InputError("a query id occurs twice", "give each query one id")
         largest = _largest(queries, "query")
         highest = (largest + self._largest) ** 2 if self.metric == "euclidean" else largest * self._largest
-        if self.metric != "cosine" and highest * queries.dimension > np.finfo(np.float32).max:
+        if self.metric != "cosine" and highest * queries.dimension > float(np.finfo(np.float32).max):
             raise InputError(
                 f"scores could leave the range of float32: queries reach {largest:.3g}, items {self._largest:.3g}",
                 "scale the vectors down",

@@ -157,7 +157,8 @@ def delete(folder: Path | str, ids: Iterable[str]) -> int:
         before = manifest["items"]
         return _without(folder, segments, wanted)
 
-    return int(before - _update(folder, change)["items"])
+    after = _update(folder, change)["items"]
+    return int(before - after)
 
 
 def compact(folder: Path | str) -> dict[str, Any]:

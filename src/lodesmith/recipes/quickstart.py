@@ -216,13 +216,13 @@ class _Job:
 
         folder = self.out / "training"
         overrides = {"data": str(self.out / "dataset"), "data.validation": None, "data.hold_out": 0}
-        recipe = plan("isotropic", overrides, out=folder, resume="auto").recipe.fingerprint
+        recipe = plan("isotropic", overrides, out=folder, resume="auto", reported=False).recipe.fingerprint
 
         def work() -> None:
             from lodesmith.core.events import Step
             from lodesmith.core.progress import tell
 
-            for event in plan("isotropic", overrides, out=folder, resume="auto").events():
+            for event in plan("isotropic", overrides, out=folder, resume="auto", reported=False).events():
                 if isinstance(event, Step):
                     tell("train", event.step, event.steps, "steps")
 

@@ -24,6 +24,7 @@ from lodesmith.core.registry import check_arguments, find
 from lodesmith.core.tables import Judgements
 from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes.recipe import Recipe, StagePlan, load
+from lodesmith.recipes.run_report import report
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
@@ -41,6 +42,7 @@ def plan(
     *,
     out: Path | None = None,
     resume: bool | str = False,
+    reported: bool = True,
 ) -> Training:
     """Resolve a recipe and its run directory; nothing heavy is loaded yet.
 
@@ -49,6 +51,7 @@ def plan(
         overrides: `["seed=1"]` or `{"seed": 1}`.
         out: run directory; `runs/NAME-HASH` where None.
         resume: True goes on with the run in `out`; `"auto"` does so where there is one.
+        reported: make the page of the run at the end.
 
     Raises:
         ConfigError: the recipe is wrong.
@@ -72,7 +75,7 @@ def plan(
         raise ResumeError(
             f"{out}: there is no run to resume", "leave --resume out, or give the run's folder with --out"
         )
-    return Training(recipe, out, begun)
+    return Training(recipe, out, begun, reported)
 
 
 def _check_components(recipe: Recipe) -> None:
@@ -139,6 +142,8 @@ class Training:
     recipe: Recipe
     out: Path
     resume: bool = False
+    reported: bool = True
+    """Whether the page of the run is made at the end."""
 
     def events(self) -> Iterator[Event]:
         """Run all stages, save the model and finish the manifest. What is finished is not done again.
@@ -153,6 +158,8 @@ class Training:
             self._begin()
             yield from self._run()
             self._finish()
+            if self.reported:
+                report(self)
 
     def _begin(self) -> None:
         if self.resume and read_json(self.out / "manifest.json")["dataset"] != self.dataset.fingerprint:

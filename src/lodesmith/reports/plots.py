@@ -133,7 +133,7 @@ def _place_labels(spots: Mapping[str, tuple[float, float, float, float]], area: 
     for name in sorted(spots, key=lambda each: (each != lead, spots[each][1])):
         x, y, _, _ = spots[name]
         bold = name == lead
-        text = svg.fitted(name, (area[2] - area[0]) * 0.62, bold=bold)
+        text = svg.fitted(name, (area[2] - area[0]) * 0.7, bold=bold)
         boxes = [box for box in _candidates(x, y, svg.text_width(text, bold=bold), area) if _inside(box, area)]
         free = [box for box in boxes if not _hits(box, taken)]
         clear = [box for box in free if not _hits(box, whiskers)]

@@ -138,7 +138,7 @@ class Story:
         lead, rival = isolated(self.lead), isolated(self.rival)
         mean = average({d: b for d, b in self.blocks.items() if self.lead in b}, self.lead, self.measure)
         said = f"{lead} is recommended" if self.recommended else f"{lead} has the highest {self.measure}"
-        reach = f": {self.measure} {value(mean)}" if self.recommended else f": {value(mean)}"
+        reach = f": {self.measure}\u00a0{value(mean)}" if self.recommended else f": {value(mean)}"
         if self.lead == self.rival or not self.pairs:
             return said + reach
         if any(pair.significant and pair.difference < 0 for pair in self.pairs):

@@ -7,7 +7,6 @@ place. Figures stay on the device until `read`: one transfer for many steps.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from lodesmith.core.errors import ConfigError, IntegrityError
 from lodesmith.training import optim
 from lodesmith.training.checkpoint import Snapshot
 from lodesmith.training.optim import OptimSettings
+from lodesmith.training.randomness import random_state, seed_everything, set_random_state
+
+__all__ = ["Row", "TorchEngine", "move", "seed_everything", "size"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _ACCELERATE = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -44,13 +46,6 @@ class Row:
     values: torch.Tensor
     examples: int
     chance: Mapping[str, float]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy (the legacy generator) and torch. Call it before a model draws its first weights."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 class TorchEngine:
@@ -342,10 +337,10 @@ class TorchEngine:
         self._optimizer.load_state_dict({"state": values, "param_groups": groups})
         if self._accelerator.scaler is not None and snapshot.state["scaler"]:
             self._accelerator.scaler.load_state_dict(snapshot.state["scaler"])
-        pass
+        self.load_random(snapshot)
 
     def _random(self) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        mine = _random_state()
+        mine = random_state()
         everyone: list[Any] = [mine]
         if self.world > 1:
             everyone = [None] * self.world
@@ -359,7 +354,7 @@ class TorchEngine:
         if self.rank < len(plain):
             own = f"{self.rank}."
             rng = {n.removeprefix(own): t for n, t in snapshot.tensors["rng"].items() if n.startswith(own)}
-            _set_random_state(rng, plain[self.rank])
+            set_random_state(rng, plain[self.rank])
 
 
 def _named(objectives: Sequence[nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -372,31 +367,6 @@ def _named(objectives: Sequence[nn.Module]) -> Iterator[tuple[str, torch.Tensor]
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{number}.{name}", tensor
-
-
-def _random_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors = {
-        "python": torch.tensor(words, dtype=torch.int64),
-        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        tensors |= {f"cuda{i}": state.cpu() for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    plain = {"python": [version, gauss], "numpy": [str(kind), int(position), int(has_gauss), float(cached)]}
-    return tensors, plain
-
-
-def _set_random_state(tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
-    version, gauss = plain["python"]
-    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    kind, position, has_gauss, cached = plain["numpy"]
-    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch"])
-    for name, state in tensors.items():
-        if name.startswith("cuda") and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
 
 
 def move(batch: Any, device: torch.device) -> Any:

@@ -134,7 +134,11 @@ def _mend(folder: Path) -> None:
         return
     try:
         verify_files(folder, read_json(folder / "manifest.json")["files"])
-    except (IntegrityError, InputError, KeyError, TypeError, AttributeError) as error:
+        journal = read_json(folder / "journal.json")
+        for name in ("values.npy", "ids.txt", "counts.part"):
+            if journal[name] != (folder / name).stat().st_size:
+                raise IntegrityError(f"{folder / name} is not as long as the journal says")
+    except (IntegrityError, InputError, OSError, KeyError, TypeError, AttributeError) as error:
         _log.warning("the cache is damaged and made anew: %s", error)
         _clear(folder)
 

@@ -1,0 +1,44 @@
+"""The page of a training: the trained model beside random, BM25 and its own base, on held-out queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lodesmith.core.files import write_text
+from lodesmith.core.results import Evaluation
+from lodesmith.evaluation.compare import compare
+from lodesmith.recipes.evaluating import evaluate_system
+from lodesmith.recipes.systems import Resolver, renamed
+
+if TYPE_CHECKING:
+    from lodesmith.recipes.train import Training
+
+__all__ = ["report"]
+
+
+def report(training: Training) -> list[Evaluation]:
+    """Evaluate a finished run and its baselines, and write `evaluations/` and `report.html` into the run directory.
+
+    Nothing is written where the dataset has no judgements of the recipe's evaluation split.
+    """
+    recipe, out, dataset = training.recipe, training.out, training.dataset
+    split = recipe.evaluation.split
+    if split not in dataset.judgements:
+        return []
+    resolver = Resolver(dataset)
+    base = Path(recipe.base).name
+    spellings = {"random": "random", "bm25": "bm25", base: recipe.base, recipe.name: str(out)}
+    results = []
+    for name, spelling in spellings.items():
+        system = renamed(resolver.resolve(spelling), name)
+        evaluation, _ = evaluate_system(system, dataset, split, recipe.evaluation.measures)
+        evaluation.save(out / "evaluations" / f"{name}.json")
+        results.append(evaluation)
+    comparison = compare(results, baseline=base)
+    comparison.save(out / "comparison.json")
+    from lodesmith.reports.page import render
+
+    notes = [f"{dataset!r}", f"recipe {recipe.name}, fingerprint {recipe.fingerprint[:12]}, seed {recipe.seed}"]
+    write_text(out / "report.html", render(f"{recipe.name} on {dataset.name}", results, comparison, notes=notes))
+    return results

@@ -1,0 +1,174 @@
+"""A whole training over a tiny frozen base: files, resume, refusals, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import lodesmith as lode
+from lodesmith.core import events
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, ResumeError
+from lodesmith.core.files import read_json
+from lodesmith.recipes.recipe import load
+from lodesmith.recipes.train import finished, forecast, make_pairs, plan
+from lodesmith.testing import tiny_dataset
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return tiny_dataset(120).save(tmp_path / "tiny")
+
+
+def overrides(dataset: Path, model: Path, **more: object) -> dict[str, object]:
+    return {"data": str(dataset), "base": str(model), "stages.0.epochs": 6, "stages.0.batch_size": 16} | more
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for file in sorted((run / "model").rglob("*.safetensors")):
+        found |= {f"{file.parent.name}/{name}": value for name, value in load_file(file).items()}
+    return found
+
+
+def equal(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def test_a_training_learns_and_leaves_the_contract_s_files(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    happened = list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model)))
+    losses = [e.total for e in happened if isinstance(e, events.Step)]
+    assert losses[-1] < losses[0]
+    assert isinstance(happened[-1], events.Done)
+    assert finished(out)
+    for name in ("recipe.yaml", "manifest.json", "metrics.jsonl", "checkpoints", "model/modules.json", "report.html"):
+        assert (out / name).exists(), name
+    assert not list(out.rglob("*.bin")) + list(out.rglob("*.pkl")) + list(out.rglob("*.pt"))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"event", "step", "epoch", "stage", "terms", "total", "lr", "grad_norm", "throughput", "measures"} <= set(
+        lines[0]
+    )
+    assert load(out / "recipe.yaml").fingerprint == read_json(out / "manifest.json")["recipe"]
+    trained = lode.evaluate(str(out), str(dataset))
+    base = lode.evaluate(str(tiny_model), str(dataset))
+    assert trained.measures["nDCG@10"].mean > base.measures["nDCG@10"].mean
+
+
+def test_stored_vectors_equal_encoded_texts(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from lodesmith.recipes.systems import document_vectors, load_encoder
+
+    out = tmp_path / "run"
+    list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model)))
+    documents = lode.Dataset.load(dataset).documents
+    encoder = load_encoder(str(out))
+    stored = document_vectors(str(out), encoder, documents)
+    fresh = encoder.encode([d.content for d in documents.values()])
+    np.testing.assert_allclose(stored.values, fresh.values, atol=2e-6)
+
+
+def test_same_recipe_same_bits_and_a_second_call_does_nothing(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = overrides(dataset, tiny_model)
+    for name in ("a", "b"):
+        list(lode.train("isotropic", out=tmp_path / name, **settings))
+    assert equal(tmp_path / "a", tmp_path / "b")
+    again = list(plan("isotropic", settings, out=tmp_path / "a", resume=True).events())
+    assert [type(e) for e in again] == [events.Done]
+    other = overrides(dataset, tiny_model, seed=1)
+    list(lode.train("isotropic", out=tmp_path / "c", **other))
+    assert not equal(tmp_path / "a", tmp_path / "c")
+
+
+_SCRIPT = """
+import sys
+import lodesmith as lode
+from lodesmith.recipes.train import plan
+
+settings = {"data": sys.argv[1], "base": sys.argv[2], "stages.0.epochs": 60, "stages.0.batch_size": 16,
+            "stages.0.checkpoint_every": 3, "data.validation": None}
+for event in plan("isotropic", settings, out=__import__("pathlib").Path(sys.argv[3]), resume="auto").events():
+    print(type(event).__name__, event.step, flush=True)
+"""
+
+
+def test_kill_in_mid_epoch_then_resume_gives_the_same_bits(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    def start(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _SCRIPT, str(dataset), str(tiny_model), str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    whole = start(tmp_path / "whole")
+    assert whole.communicate()[0].split()[-2] == "Done"
+    killed = start(tmp_path / "killed")
+    assert killed.stdout is not None
+    seen = 0
+    for line in killed.stdout:
+        seen += line.startswith("Checkpoint")
+        if seen == 7:
+            time.sleep(0.02)
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.wait()
+    assert not finished(tmp_path / "killed")
+    resumed = start(tmp_path / "killed")
+    said = resumed.communicate()[0]
+    assert said.startswith("Resumed")
+    assert equal(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_refusals(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = overrides(dataset, tiny_model)
+    list(lode.train("isotropic", out=tmp_path / "run", **settings))
+    with pytest.raises(InputError, match="a run is here already"):
+        lode.train("isotropic", out=tmp_path / "run", **settings)
+    with pytest.raises(ResumeError, match=r"seed was 0, is 5"):
+        lode.train("isotropic", out=tmp_path / "run", resume=True, **(settings | {"seed": 5}))
+    with pytest.raises(ResumeError, match="no run to resume"):
+        lode.train("isotropic", out=tmp_path / "none", resume=True, **settings)
+    with pytest.raises(ConfigError, match="has no data"):
+        lode.train("isotropic", out=tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"stages\.0\.objective: unknown setting"):
+        lode.train("isotropic", out=tmp_path / "x", **(settings | {"stages.0.objective.temprature": 1}))
+
+
+def test_other_weights_than_training_wrote_are_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model)))
+    file = max((out / "model").rglob("*.safetensors"), key=lambda f: f.parent.name)
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+        lode.load(out)
+
+
+def test_forecast_trains_nothing(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    report = forecast(plan("isotropic", overrides(dataset, tiny_model), out=tmp_path / "run"))
+    assert report["steps"] == {"contrast": 6 * -(-report["pairs"] // 16)}
+    assert report["trainable_parameters"] == 32 * 32 + 32
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_share_rows_of_equal_texts_and_keep_validation_apart() -> None:
+    docs = [lode.Document(f"d{i}", text=f"text {i % 4}") for i in range(8)]
+    queries = [lode.Query(f"q{i}", f"query {i}") for i in range(8)]
+    data = lode.Dataset.of(docs, queries, {"train": {f"q{i}": {f"d{(i + 1) % 8}": 0, f"d{i}": 1} for i in range(8)}})
+    found = make_pairs(data, load("isotropic", ["data.hold_out=0.4"]))
+    assert set(found.pairs[:, 1]) <= {0, 1, 2, 3}
+    assert found.validation
+    assert not set(found.validation) & set(found.queries)
+    assert len(found.pairs) == len(found.queries) == 8 - len(found.validation)
+    limited = make_pairs(data, load("isotropic", ["data.limit=2", "data.validation=null"]))
+    assert len(limited.pairs) == 2
+    assert len(limited.known) == 8
+    with pytest.raises(InputError, match="no split"):
+        make_pairs(data, load("isotropic", ["data.train=trian"]))

@@ -46,10 +46,11 @@ def self_supervise(dataset: Dataset, seed: int = 0) -> Dataset:
     """
     documents = list(dataset.documents.values())
     titles = Counter(document.title for document in documents)
-    alone = np.bincount(near_duplicates([d.content for d in documents]).representatives, minlength=1)
+    groups = near_duplicates([d.content for d in documents]).representatives
+    copies = np.bincount(groups, minlength=1)[groups]
     made: dict[str, tuple[str, str, Document]] = {}
-    for document, copies in zip(documents, alone.tolist(), strict=True):
-        if copies == 1 and (found := _query(document, titles[document.title] == 1, seed)) is not None:
+    for document, count in zip(documents, copies.tolist(), strict=True):
+        if count == 1 and (found := _query(document, titles[document.title] == 1, seed)) is not None:
             made[document.id] = found
     made = _distinct(made)
     sources = {key: _SOURCE.sub("", key) for key in made}

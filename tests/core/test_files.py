@@ -1,0 +1,101 @@
+"""Atomic files, digests and locks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lodesmith.core.errors import BusyError, InputError, IntegrityError
+from lodesmith.core.files import (
+    atomic_file,
+    atomic_folder,
+    locked,
+    read_json,
+    sha256_file,
+    sha256_folder,
+    verify_files,
+    write_json,
+    write_text,
+)
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_rest(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "a") as handle:
+        handle.write("new")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "f") as new:
+        write_text(new / "x", "1")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "f") as new:
+        write_text(new / "x", "2")
+        raise RuntimeError
+    assert (tmp_path / "f" / "x").read_text() == "1"
+    with atomic_folder(tmp_path / "f") as new:
+        write_text(new / "y", "3")
+    assert [file.name for file in (tmp_path / "f").iterdir()] == ["y"], "the new folder replaces the old as a whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_killed_writer_leaves_the_old_content(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    program = (
+        "import os, signal, sys; from lodesmith.core.files import atomic_file\n"
+        "with atomic_file(sys.argv[1]) as f:\n"
+        "    f.write('new'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "a"], check=False).returncode == -9
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_line_ends_and_bytes(tmp_path: Path) -> None:
+    write_text(tmp_path / "sub" / "a", "x\ny é\n")
+    assert (tmp_path / "sub" / "a").read_bytes() == "x\ny é\n".encode()
+    with atomic_file(tmp_path / "b", "wb") as handle:
+        handle.write(b"\x00\xff")
+    assert (tmp_path / "b").read_bytes() == b"\x00\xff"
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1, "é"]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, "é"]}
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"a": [1, "é"]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
+def test_broken_json_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "content")
+    write_text(tmp_path / "manifest.json", "{}")
+    digests = sha256_folder(tmp_path)
+    assert digests == {"a": sha256_file(tmp_path / "a")}
+    verify_files(tmp_path, digests)
+    write_text(tmp_path / "a", "contenu")
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        verify_files(tmp_path, digests)
+    (tmp_path / "a").unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        verify_files(tmp_path, digests)
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(BusyError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
 from lodesmith.core.vectors import Vectors
-from lodesmith.indexes import _scan, _segment
+from lodesmith.indexes import _scan, _segment, _threads
 from lodesmith.indexes.flat import Flat
 
 METRICS = ("dot", "cosine", "euclidean")
@@ -26,6 +26,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_segment, "BLOCK", 128)
     monkeypatch.setattr(_scan, "BLOCK", 128)
     monkeypatch.setattr(_scan, "PENDING", 256)
+    monkeypatch.setattr(_threads, "LEAST", 2)
 
 
 def halved(rows: np.ndarray) -> np.ndarray:
@@ -127,6 +128,7 @@ def test_precision_batch_and_threads_change_nothing(metric: str, monkeypatch: py
             index = Flat(metric, precision)  # type: ignore[arg-type]
             index.add(documents)
             runs.append(dict(index.search(queries, 20)))
+            assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert all(run == runs[0] for run in runs)
 

@@ -20,6 +20,7 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.encoders import _precision
 from lodesmith.encoders._identity import digest, settings
 from lodesmith.encoders._loading import find_model, load_model
+from lodesmith.encoders._cores import each_on_one_core
 from lodesmith.encoders._packing import ATTENTION, batches, pack, register
 from lodesmith.encoders._passages import Passages
 from lodesmith.encoders._reading import Reader, Reading, clean, prompts_of
@@ -128,9 +129,13 @@ class TransformerEncoder:
         parts, counts = self.reader.passages(texts, self.passages, side)
         reading = self.reader.read(parts, side)
         values = np.empty((len(parts), self.dimension), np.float32)
-        with torch.inference_mode():
-            for batch in batches(reading.lengths, self.batch_tokens, padded=not self.packed):
+
+        def fill(batch: NDArray[np.int64]) -> None:
+            with torch.inference_mode():  # it holds for one thread only
                 values[batch] = self._forward(reading, batch, side).float().cpu().numpy()
+
+        groups = batches(reading.lengths, self.batch_tokens, padded=not self.packed)
+        each_on_one_core(fill, list(groups), self.device)
         _finite(values, self.source)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Vectors(values, offsets, ids, self._info(side, reading, offsets))

@@ -75,9 +75,14 @@ class Scan:
             wanted = (self.limit - self.batch.constant - error) / units
         limits = self.product.limits(wanted, out.dtype)
         hits = np.flatnonzero((best >= limits[:, None]).numpy())
+        first = self.truth.first_row[number]
         step = PENDING // self.group
         for start in range(0, len(hits), step):
-            self._collect(number, block, groups, limits, hits[start : start + step])
+            query, column, score = self._look(groups, limits, hits[start : start + step], units)
+            upper = score + (self.batch.constant + error)[query]
+            if block.offset is None:
+                upper += self.product.rounding * np.abs(score)
+            self._keep(query, first + block.rows[column], upper)
 
     def _multiply(self, block: Block, unit: float) -> torch.Tensor:
         offset = None
@@ -111,22 +116,22 @@ class Scan:
         self._updated = self._seen
         self.limit = np.maximum(self.limit, top[:, -1].numpy())
 
-    def _collect(self, number: int, block: Block, groups: torch.Tensor, limits: torch.Tensor, hits: Ints) -> None:
-        """Look into the groups whose best row may count, and keep the rows that may."""
+    def _look(self, groups: torch.Tensor, limits: torch.Tensor, hits: Ints, units: Floats) -> tuple[Ints, Ints, Floats]:
+        """Look into groups whose best row may count: queries, columns and approximate scores of the rows that may."""
+        width = groups.shape[1]
+        count = len(groups) // len(limits)
         values = groups.index_select(0, torch.from_numpy(hits))
-        query, group = np.divmod(hits, len(block.rows) // self.group)
-        above = (values >= limits[torch.from_numpy(query)][:, None]).numpy()
-        found = np.flatnonzero(above)
-        at, member = np.divmod(found, self.group)
-        query, column = query[at], group[at] * self.group + member
-        units = self.batch.packed.scale * block.scale
-        score = values.view(-1)[torch.from_numpy(found)].double().numpy() * units[query]
-        error = self.batch.error(block.residual[column], block.norm[column], self.product, query)
-        error = error + self._offset_error(block, units)[query] + self.product.rounding * np.abs(score)
-        upper = score + self.batch.constant[query] + error
-        keep = upper >= self.limit[query]
-        self._pending.append((query[keep], self.truth.first_row[number] + block.rows[column[keep]], upper[keep]))
-        self._waiting += int(keep.sum())
+        query = hits // count
+        found = np.flatnonzero((values >= limits[torch.from_numpy(query)][:, None]).numpy())
+        at = found // width
+        query = query[at]
+        column = (hits[at] - query * count) * width + (found - at * width)
+        score = values.view(-1).index_select(0, torch.from_numpy(found)).double().numpy() * units[query]
+        return query, column, score
+
+    def _keep(self, query: Ints, row: Ints, upper: Floats) -> None:
+        self._pending.append((query, row, upper))
+        self._waiting += len(query)
         if self._waiting > PENDING:
             self._raise_limit()
             self._thin()

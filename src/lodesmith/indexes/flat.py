@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors, VectorWriter
 from lodesmith.indexes._batch import Batch
 from lodesmith.indexes._precision import MAX_INT8_DIMENSION, Product, choose, full_float32
-from lodesmith.indexes._scan import Scan
+from lodesmith.indexes._scan import Found, Scan
 from lodesmith.indexes._segment import Block, Segment, portions
+from lodesmith.indexes._threads import in_threads, parts
 from lodesmith.indexes._truth import Truth
 
 __all__ = ["Flat"]
@@ -139,39 +140,44 @@ class Flat:
         with self._lock:
             segments = list(self._segments)
             blocks = self._prepare(segments)
-        size = max(1, min(_QUERIES, _BATCH_RESULTS // k))
-        product = Product(self.precision, queries.dimension)
-        query, item, score = [], [], []
+        own = threading.local()
+
+        def work(part: slice) -> tuple[Found, dict[int, str]]:
+            if not hasattr(own, "product"):
+                own.product = Product(self.precision, queries.dimension)
+            query, item, score, names = self._find(queries.values[part], segments, blocks, k, own.product)
+            return (query + part.start, item, score), names
+
+        pieces = parts(len(queries), max(1, min(_QUERIES, _BATCH_RESULTS // k)))
+        found: list[Found] = []
         names: dict[int, str] = {}
         with full_float32():
-            for start in range(0, len(queries), size):
-                tell("search", start, len(queries), "queries")
-                raw = np.asarray(queries.values[start : start + size], np.float32)
-                scan = self._scan(raw, segments, blocks, k, product)
-                found = scan.finish()
-                query.append(found[0] + start)
-                item.append(found[1])
-                score.append(found[2])
-                unique = np.unique(found[1])
-                names.update(zip(unique.tolist(), scan.truth.names(unique), strict=True))
-        tell("search", len(queries), len(queries), "queries")
-        return _run(queries.ids, names, query, item, score)
+            for piece, (result, known) in zip(pieces, in_threads(work, pieces), strict=True):
+                found.append(result)
+                names |= known
+                tell("search", piece.stop, len(queries), "queries")
+        return _run(queries.ids, names, found)
 
-    def _scan(
+    def _find(
         self,
-        raw: NDArray[np.float32],
+        queries: NDArray[np.floating],
         segments: list[Segment],
         blocks: list[tuple[int, Block]],
         k: int,
         product: Product,
-    ) -> Scan:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], dict[int, str]]:
+        """Queries, items, scores, and the items' ids."""
         assert self._centre is not None
+        raw = np.asarray(queries, np.float32)
         batch = Batch.of(raw, self.metric, self.precision, self._centre, [block for _, block in blocks])
         longest = max(float(block.norm.max()) for _, block in blocks) + batch.centre
-        scan = Scan(batch, Truth(segments, batch, longest), k, product)
+        truth = Truth(segments, batch, longest)
+        scan = Scan(batch, truth, k, product)
         for number, block in blocks:
             scan.visit(number, block)
-        return scan
+        query, item, score = scan.finish()
+        unique = np.unique(item)
+        return query, item, score, dict(zip(unique.tolist(), truth.names(unique), strict=True))
 
     def _check_queries(self, queries: Vectors, k: int) -> None:
         if not isinstance(k, int | np.integer) or k < 1:
@@ -264,8 +270,8 @@ def _largest(vectors: Vectors, noun: str) -> float:
     return largest
 
 
-def _run(ids: tuple[str, ...], names: dict[int, str], *found: list[Any]) -> Run:
-    query, item, score = (np.concatenate(parts) for parts in found)
+def _run(ids: tuple[str, ...], names: dict[int, str], found: list[Found]) -> Run:
+    query, item, score = (np.concatenate(parts) for parts in zip(*found, strict=True))
     unique, rows = np.unique(item, return_inverse=True)
     offsets = np.searchsorted(query, np.arange(len(ids) + 1))
     return Run.ranked(ids, [names[i] for i in unique.tolist()], rows, score, offsets)

@@ -1,0 +1,39 @@
+"""Work on parts of a batch side by side: each thread does its own products, and none waits for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+LEAST = 64
+"""Queries below which a part of a batch is not worth a thread: the products then need all threads for themselves."""
+
+
+def parts(count: int, most: int) -> list[slice]:
+    """Cut `count` queries into parts of at most `most`, as equal and as many as there are threads, or a multiple."""
+    threads = torch.get_num_threads()
+    workers = threads if count >= LEAST * threads else 1
+    number = max(1, -(-count // most))
+    number = -(-number // workers) * workers
+    cuts = [count * i // number for i in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(cuts) if end > start]
+
+
+def in_threads(work: Callable[[slice], T], pieces: list[slice]) -> Iterator[T]:
+    """The results of the pieces, in their order: each piece in one of torch's number of threads."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(pieces) < threads:
+        yield from map(work, pieces)
+        return
+    try:
+        # The setting is each thread's own, but the last one made is what new threads begin with: hence `finally`.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, pieces)
+    finally:
+        torch.set_num_threads(threads)

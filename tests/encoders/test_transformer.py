@@ -286,3 +286,19 @@ def test_bfloat16_keeps_the_cosine_on_real_texts(minilm: TransformerEncoder, col
     a = TransformerEncoder("minilm", precision="bfloat16").encode(texts).values
     b = minilm.encode(texts).values
     assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() >= 0.9999
+
+
+def test_threads_change_no_vector_and_are_left_as_they_were(tiny_encoder: TransformerEncoder) -> None:
+    texts = [f"the cat {'likes apples ' * (n % 7)}and rivers {n}" for n in range(300)]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(tiny_encoder.encode(texts).values)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    alone = np.concatenate([tiny_encoder.encode([text]).values for text in texts[:20]])
+    np.testing.assert_allclose(found[1][:20], alone, atol=1e-6)

@@ -70,7 +70,11 @@ def read_pdf(path: Path | str, *, seconds: float = SECONDS, memory: int = MEMORY
         try:
             code = child.wait(timeout=seconds)
             if code:
-                died = f"its reader was stopped by signal {-code}" if code < 0 else f"its reader ended with code {code}"
+                died = (
+                    f"its reader ran into a limit or crashed (signal {-code})"
+                    if code < 0
+                    else f"its reader ended with code {code}"
+                )
         except subprocess.TimeoutExpired:
             died = f"it takes longer than {seconds:g} s"
         finally:
@@ -114,10 +118,12 @@ def _without_heads(pages: list[list[str]]) -> list[list[str]]:
     pages = [[line for line in page if line] for page in pages]
     counts = Counter(key for page in pages for key in {_shape(line) for line in _edges(page)})
     heads = {key for key, count in counts.items() if count >= max(3, len(pages) / 2)}
-    return [
-        [line for i, line in enumerate(page) if not ((i < _EDGE or i >= len(page) - _EDGE) and _shape(line) in heads)]
-        for page in pages
-    ]
+    return [_body(page, heads) or page for page in pages]
+
+
+def _body(page: list[str], heads: set[str]) -> list[str]:
+    inner = range(_EDGE, len(page) - _EDGE)
+    return [line for i, line in enumerate(page) if i in inner or _shape(line) not in heads]
 
 
 def _edges(page: list[str]) -> Iterable[str]:

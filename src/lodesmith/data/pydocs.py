@@ -138,8 +138,10 @@ def _dataset(entries: list[_Entry], seed: int, cap: int) -> Dataset:
     described = [describe(entry.doc) for entry in entries]
     asked = _distinct([d.query for d in described])
     split_of = _split_modules(Counter(entries[i].key for i in asked), seed)
+    with_query = set(asked)
     documents = [
-        Document(e.name, e.name.removeprefix("builtins."), d.passage) for e, d in zip(entries, described, strict=True)
+        Document(e.name, e.name.removeprefix("builtins."), described[i].passage if i in with_query else e.doc)
+        for i, e in enumerate(entries)
     ]
     judged = _judged([(entries[i], split_of[entries[i].key]) for i in asked], seed)
     texts = {entries[i].name: described[i].query for i in asked}
@@ -149,7 +151,7 @@ def _dataset(entries: list[_Entry], seed: int, cap: int) -> Dataset:
 
 
 def _distinct(queries: list[str]) -> list[int]:
-    """The positions of queries that no other nearly repeats, save that the first of each such group stays out too.
+    """The positions of queries that no other nearly repeats.
 
     An inherited summary ("Return the parameters of this estimator") fits several passages: judged for one of
     them, it would count the others as wrong.

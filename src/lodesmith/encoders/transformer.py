@@ -18,9 +18,9 @@ from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders import _precision
+from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core, one_core
 from lodesmith.encoders._identity import digest, settings
 from lodesmith.encoders._loading import find_model, load_model
-from lodesmith.encoders._cores import each_on_one_core
 from lodesmith.encoders._packing import ATTENTION, batches, pack, register
 from lodesmith.encoders._passages import Passages
 from lodesmith.encoders._reading import Reader, Reading, clean, prompts_of
@@ -82,9 +82,10 @@ class TransformerEncoder:
         self.batch_tokens = batch_tokens
         self.reader = Reader(self.model, prompts_of(self.model, query_prompt, document_prompt), max_length)
         self._first_position = 0
-        reference = self._alone()
-        self.dimension = int(reference.shape[1])
-        self.packed = self._try_packing(reference)
+        with one_core():
+            reference = self._alone()
+            self.dimension = int(reference.shape[1])
+            self.packed = self._try_packing(reference)
         self._weights = digest(self.model)
         self.precision = _precision.apply(self, precision, reference)
 
@@ -134,8 +135,9 @@ class TransformerEncoder:
             with torch.inference_mode():  # it holds for one thread only
                 values[batch] = self._forward(reading, batch, side).float().cpu().numpy()
 
-        groups = batches(reading.lengths, self.batch_tokens, padded=not self.packed)
-        each_on_one_core(fill, list(groups), self.device)
+        budget = budget_of(int(reading.lengths.sum()), self.batch_tokens, self.device)
+        groups = list(batches(reading.lengths, budget, padded=not self.packed))
+        each_on_one_core(fill, groups, self.device, short=int(reading.lengths.sum()) < FEWEST_TOKENS)
         _finite(values, self.source)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Vectors(values, offsets, ids, self._info(side, reading, offsets))

@@ -116,7 +116,9 @@ def compact_index(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    from lodesmith.indexes.folder import read_manifest
+
+    manifest: dict[str, Any] = dict(read_manifest(folder))
     return manifest
 
 

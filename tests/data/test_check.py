@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lodesmith.core.errors import InputError
@@ -308,7 +308,8 @@ PIECES += [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([b"", b"", b"\xef\xbb\xbf\xef\xbb\xbf1", b""])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), min_size=4, max_size=4))
 def test_no_input_gives_a_traceback(tmp_path: Path, raws: list[bytes]) -> None:
     folder = tmp_path / "fuzz"

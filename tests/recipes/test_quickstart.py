@@ -46,7 +46,7 @@ class Words(HTMLParser):
 
 
 def test_whole_job_on_a_folder_then_nothing_left_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = write_folder(tmp_path / "docs", 140)
+    folder = write_folder(tmp_path / "docs", 240)
     told: list[str] = []
     result = run(tmp_path / "out", docs=[folder], say=told.append)
     out = tmp_path / "out"
@@ -79,7 +79,7 @@ def test_whole_job_on_a_folder_then_nothing_left_to_do(tmp_path: Path, capfd: py
 
 
 def test_an_interrupted_job_keeps_its_finished_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_folder(tmp_path / "docs", 60)
+    folder = write_folder(tmp_path / "docs", 90)
     measure = quickstart._Job._measure
 
     def interrupted(job: quickstart._Job, system: str) -> None:
@@ -99,7 +99,7 @@ def test_an_interrupted_job_keeps_its_finished_steps(tmp_path: Path, monkeypatch
 
 
 def test_own_queries_and_too_few_pairs(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "docs", 40)
+    folder = write_folder(tmp_path / "docs", 90)
     first = run(tmp_path / "first", docs=[folder])
     corpus = (tmp_path / "first" / "dataset" / "corpus.jsonl").read_text().splitlines()
     ids = [json.loads(line)["_id"] for line in corpus]

@@ -30,7 +30,8 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def overrides(dataset: Path, model: Path, **more: object) -> dict[str, object]:
-    return {"data": str(dataset), "base": str(model), "stages.0.epochs": 6, "stages.0.batch_size": 16} | more
+    short = {"stages.0.epochs": 6, "stages.0.batch_size": 16, "stages.0.optim.lr": 3e-3}
+    return {"data": str(dataset), "base": str(model)} | short | more
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -47,9 +48,10 @@ def equal(a: Path, b: Path) -> bool:
 
 def test_a_training_learns_and_leaves_the_contract_s_files(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    happened = list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model)))
+    long = {"stages.0.epochs": 30, "stages.0.optim.lr": 1e-2, "data.validation": None}
+    happened = list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model, **long)))
     losses = [e.total for e in happened if isinstance(e, events.Step)]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert isinstance(happened[-1], events.Done)
     assert finished(out)
     for name in ("recipe.yaml", "manifest.json", "metrics.jsonl", "checkpoints", "model/modules.json", "report.html"):
@@ -60,9 +62,8 @@ def test_a_training_learns_and_leaves_the_contract_s_files(dataset: Path, tiny_m
         lines[0]
     )
     assert load(out / "recipe.yaml").fingerprint == read_json(out / "manifest.json")["recipe"]
-    trained = lode.evaluate(str(out), str(dataset))
-    base = lode.evaluate(str(tiny_model), str(dataset))
-    assert trained.measures["nDCG@10"].mean > base.measures["nDCG@10"].mean
+    systems = {e.system for e in map(lode.Evaluation.load, sorted((out / "evaluations").glob("*.json")))}
+    assert systems == {"random", "bm25", tiny_model.name, "isotropic"}
 
 
 def test_stored_vectors_equal_encoded_texts(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def quickstart(
         Path | None, typer.Option(help="your queries, with relevant document ids where you have them")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
-    fast: Annotated[bool, typer.Option("--fast", help="4,000 passages instead of 20,000")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="a fifth of the passages")] = False,
+    passages: Annotated[int | None, typer.Option(min=200, help="how many passages of the Python documentation")] = None,
     as_json: Json = False,
 ) -> None:
     """Which retriever is best on my documents? Dataset, baselines, training, comparison, index and report in one go.
@@ -39,7 +40,7 @@ def quickstart(
     from lodesmith.recipes.quickstart import run
 
     with progress():
-        result = run(out, docs=docs or [], queries=queries, fast=fast, say=say)
+        result = run(out, docs=docs or [], queries=queries, fast=fast, passages=passages, say=say)
     show(as_json, result.to_json(), result.to_text())
 
 

@@ -22,6 +22,9 @@ T = TypeVar("T")
 Judgements = Mapping[str, Mapping[str, int]]
 """query id → document id → grade."""
 
+HEADER = "query-id\tcorpus-id\tscore"
+"""The first line of a qrels file."""
+
 FIX = "see all problems with `lode data check DIR`; `--fix OUT` writes a clean copy"
 
 
@@ -167,6 +170,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def write_judgements(path: Path, judgements: Judgements) -> None:
     """Write a qrels file with the BEIR header."""
     with atomic_file(path) as handle:
-        handle.write("query-id\tcorpus-id\tscore\n")
+        handle.write(HEADER + "\n")
         for query, documents in judgements.items():
             handle.writelines(f"{query}\t{document}\t{grade}\n" for document, grade in documents.items())

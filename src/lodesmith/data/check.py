@@ -18,7 +18,7 @@ from lodesmith.core.files import atomic_folder, write_json
 from lodesmith.core.lines import Line, LineError, bounded_lines, decode_json, decode_text, has_bom
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Document, Query, parse_document, parse_query, refuse_foreign
-from lodesmith.core.tables import open_plain, parse_judgement
+from lodesmith.core.tables import HEADER, open_plain, parse_judgement
 from lodesmith.data.leaks import Judged, Split, find_leaks
 from lodesmith.data.problems import Count, Report, Tally
 
@@ -208,8 +208,8 @@ class _Check:
             self.tally.add("fractional-grade", name, line.number, f"the grade is written {fields[2]!r}")
             line = line._replace(raw=integral.encode(), size=len(integral.encode()))
         judgement = parse_judgement(line)
-        if judgement is None:
-            return decode_text(line)
+        if judgement is None:  # whatever the header was: a second byte order mark in it would make it a judgement
+            return HEADER if line.number <= 1 else decode_text(line)
         query, document, grade = judgement
         split = self.judged.splits[Path(name).stem]
         if query not in self.queries:

@@ -181,3 +181,12 @@ def test_where_none_can_be_written_it_is_temporary(tmp_path: Path, monkeypatch: 
     place.symlink_to(tmp_path)
     with pytest.raises(InputError, match="belongs to someone else"):
         default_cache()
+
+
+def test_truncated_share_is_that_of_the_items_asked_for(tiny_encoder: TransformerEncoder, tmp_path: Path) -> None:
+    long, short = ("bee " * 400).strip(), "the cat"
+    cache = VectorCache(tmp_path)
+    both = cache.vectors(tiny_encoder, [("a", long), ("b", short)])
+    assert both.info["truncated"] == 0.5
+    assert cache.vectors(tiny_encoder, [("b", short)]).info["truncated"] == 0.0
+    assert VectorCache(tmp_path).vectors(tiny_encoder, [("x", long)]).info["truncated"] == 1.0

@@ -120,3 +120,18 @@ def test_too_few_documents_and_missing_paths(tmp_path: Path) -> None:
         run(tmp_path / "out", docs=[folder])
     with pytest.raises(InputError, match="no such file or folder"):
         run(tmp_path / "out", docs=[tmp_path / "nowhere"])
+
+
+def test_other_documents_never_meet_an_old_training(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "docs", 240)
+    out = folder / "out"  # inside its own input: what it wrote is not read again
+    run(out, docs=[folder])
+    first = json.loads((out / "training" / "manifest.json").read_text())
+    told: list[str] = []
+    run(out, docs=[folder], say=told.append)
+    assert not [line for line in told if line.endswith("…")]
+    (folder / "guide0.md").write_text("# Something else entirely\n\n" + "Other words stand here now. " * 8)
+    run(out, docs=[folder])
+    second = json.loads((out / "training" / "manifest.json").read_text())
+    dataset = json.loads((out / "dataset" / "dataset.json").read_text())
+    assert second["dataset"] == dataset["fingerprints"]["dataset"] != first["dataset"]

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import lodesmith as lode
 from lodesmith.core import events
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError, ResumeError
-from lodesmith.core.files import read_json
+from lodesmith.core.files import read_json, write_json
 from lodesmith.recipes.recipe import load
 from lodesmith.recipes.train import finished, forecast, make_pairs, plan
 from lodesmith.testing import tiny_dataset
@@ -139,6 +139,10 @@ def test_refusals(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
         lode.train("isotropic", out=tmp_path / "x")
     with pytest.raises(ConfigError, match=r"stages\.0\.objective: unknown setting"):
         lode.train("isotropic", out=tmp_path / "x", **(settings | {"stages.0.objective.temprature": 1}))
+    with pytest.raises(ConfigError, match=r"stages\.0\.objective\.temperature: .*valid number"):
+        lode.train("isotropic", out=tmp_path / "x", **(settings | {"stages.0.objective.temperature": "hot"}))
+    with pytest.raises(ConfigError, match="the program supplies it"):
+        lode.train("isotropic", out=tmp_path / "x", **(settings | {"encoder.base_model": "other"}))
 
 
 def test_other_weights_than_training_wrote_are_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -173,3 +177,30 @@ def test_pairs_share_rows_of_equal_texts_and_keep_validation_apart() -> None:
     assert len(limited.known) == 8
     with pytest.raises(InputError, match="no split"):
         make_pairs(data, load("isotropic", ["data.train=trian"]))
+
+
+def test_resume_over_another_base_or_dataset_is_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "run", overrides(dataset, tiny_model)
+    for event in lode.train("isotropic", out=out, **settings):
+        if isinstance(event, events.Checkpoint):
+            break
+    manifest = read_json(out / "manifest.json")
+    write_json(out / "manifest.json", manifest | {"base": "another"})
+    with pytest.raises(ResumeError, match="is not what the run was begun with"):
+        list(lode.train("isotropic", out=out, resume=True, **settings))
+    with pytest.raises(InputError, match="no model yet"):
+        lode.load(out)
+    write_json(out / "manifest.json", manifest)
+    list(lode.train("isotropic", out=out, resume=True, **settings))
+    tiny_dataset(60, seed=1).save(dataset)
+    with pytest.raises(ResumeError, match="the dataset has changed"):
+        list(lode.train("isotropic", out=out, resume=True, **settings))
+
+
+def test_everything_is_saved_when_done_is_told(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for event in lode.train("isotropic", out=out, **overrides(dataset, tiny_model)):
+        if isinstance(event, events.Done):
+            break
+    assert finished(out)
+    assert (out / "report.html").exists()

@@ -8,15 +8,17 @@ from typing import Annotated
 import typer
 
 from lodesmith.cli.console import Json, progress, say, show
+from lodesmith.cli.index import PASSAGES
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     system: Annotated[
         str, typer.Argument(help="bm25, random, minilm, a model, run or index folder, a TREC run, or A+B")
     ],
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="dataset folders")],
     split: Annotated[str, typer.Option(help="which judgements")] = "test",
     measures: Annotated[str, typer.Option(help="more measures, such as nDCG@20,R@50")] = "",
+    passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     out: Annotated[Path | None, typer.Option(help="evaluation file to write (with several datasets: a folder)")] = None,
     run: Annotated[Path | None, typer.Option(help="TREC run file to write (with several datasets: a folder)")] = None,
     as_json: Json = False,
@@ -30,7 +32,7 @@ def evaluate(
 
     extra = [name for name in measures.split(",") if name]
     with progress():
-        results = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run)
+        results = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
     value = results[0].to_json() if len(results) == 1 else {"evaluations": [r.to_json() for r in results]}
     show(as_json, value, "\n\n".join(evaluation_text(result) for result in results))
 

@@ -17,11 +17,14 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="model folder, r
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="dataset folder")]
 
 
+PASSAGES = "split long documents into overlapping windows of this many tokens; the best one counts"
+
+
 def encode(
     model: ModelName,
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="vectors folder to write or to continue")],
-    passages: Annotated[int | None, typer.Option(help="split documents into windows of this many tokens")] = None,
+    passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus into a vectors folder. Stop it at any time: the same command continues.
@@ -41,6 +44,7 @@ def build(
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="index folder to write")],
     index: Annotated[str, typer.Option(help="kind of index")] = "flat",
+    passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus and index it.
@@ -50,7 +54,7 @@ def build(
     from lodesmith.recipes.storing import build_index
 
     with progress():
-        _report(as_json, build_index(model, dataset, out, index=index))
+        _report(as_json, build_index(model, dataset, out, index=index, passages=passages))
 
 
 @app.command()
@@ -114,14 +118,35 @@ def search(
 
     Example: lode search my-index "how do I renew a passport" -k 5
     """
-    from lodesmith.recipes.storing import answer, open_searcher
+    from lodesmith.recipes.storing import answers, open_searcher
 
-    queries = [query] if query is not None else [line for line in sys.stdin.read().splitlines() if line.strip()]
+    queries = [_clean(query)] if query is not None else _lines()
     if not queries:
         raise InputError("there is no query", 'give one: lode search INDEX "words", or lines on standard input')
-    searcher = open_searcher(folder)
-    found = [answer(searcher, text, k) for text in queries]
+    found = answers(open_searcher(folder), queries, k)
     show(as_json, {"index": str(folder), "queries": found}, "\n\n".join(_answer_text(f) for f in found))
+
+
+def _clean(query: str) -> str:
+    """A query from the command line; bytes that are no UTF-8 arrive there as lone surrogates."""
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise InputError("the query is not valid UTF-8", "type it in a UTF-8 terminal") from None
+    return query
+
+
+def _lines() -> list[str]:
+    """The queries of standard input, one a line; empty lines are passed over."""
+    queries = []
+    for number, raw in enumerate(sys.stdin.buffer.read().splitlines(), start=1):
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"not valid UTF-8: {error}", path="standard input", line=number) from None
+        if text.strip():
+            queries.append(text)
+    return queries
 
 
 def _answer_text(found: dict[str, Any]) -> str:

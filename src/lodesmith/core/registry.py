@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 from lodesmith.core.errors import ConfigError, MissingExtraError
 
@@ -73,6 +73,35 @@ def _user(path: str) -> Callable[..., Any]:
     return component
 
 
+def _hints(component: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a component's parameters, as far as they can be evaluated."""
+    function = component.__init__ if inspect.isclass(component) else component
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
+
+
+def check_types(
+    component: Callable[..., Any], given: dict[str, Any], label: str, fits: Callable[[Any, Any], str]
+) -> None:
+    """Check the values of settings against the component's annotations.
+
+    Args:
+        component: the callable.
+        given: the settings of the recipe.
+        label: how the message names the place.
+        fits: annotation and value → what is wrong, or an empty string.
+
+    Raises:
+        ConfigError: a value has the wrong type.
+    """
+    hints = _hints(component)
+    for name, value in given.items():
+        if name in hints and (wrong := fits(hints[name], value)):
+            raise ConfigError(f"{label}.{name}: {wrong} (found {value!r})", "correct the recipe or the override")
+
+
 def check_arguments(
     component: Callable[..., Any], given: dict[str, Any], label: str, supplied: tuple[str, ...] = ()
 ) -> None:
@@ -91,6 +120,8 @@ def check_arguments(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     allowed = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for name in given:
+        if name in supplied:
+            raise ConfigError(f"{label}: {name!r} is not a setting: the program supplies it", "leave it out")
         if name not in allowed and not open_ended:
             offered = [a for a in allowed if a not in supplied]
             raise ConfigError(f"{label}: unknown setting {name!r}", did_you_mean(name, offered))

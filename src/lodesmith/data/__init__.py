@@ -1,1 +1,1 @@
-"""TODO"""
+"""Data: reading, checking, importing, making queries, finding duplicates, and batches of training pairs."""

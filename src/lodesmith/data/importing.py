@@ -24,7 +24,7 @@ from lodesmith.data.pdf import Pdf, read_pdf
 from lodesmith.data.problems import Example
 from lodesmith.data.rows import kind_of, rows, split_of
 
-__all__ = ["WORDS", "ImportReport", "import_paths"]
+__all__ = ["WORDS", "ImportReport", "files_of", "import_paths"]
 
 WORDS = 200
 _MOST_BYTES = 64 << 20  # of one text file
@@ -81,14 +81,20 @@ class ImportReport:
 
 
 def import_paths(
-    paths: Sequence[Path | str], out: Path | str, *, name: str | None = None, words: int = WORDS
+    paths: Sequence[Path | str],
+    out: Path | str,
+    *,
+    name: str | None = None,
+    words: int = WORDS,
+    leave_out: Path | None = None,
 ) -> ImportReport:
     """Make a dataset of files and folders.
 
     Texts (txt, md, rst, html, pdf) are cut into passages of at most `words` words, named `relative/path#n`. Rows
     (JSONL, TSV) are documents as they are, or queries and judgements where their names say so (`queries.jsonl`,
     `qrels/test.tsv`, `topics.txt` …), so that datasets in BEIR and TREC layout come over whole. A file that cannot
-    be read is reported, and the rest goes on. The order is that of the paths, and within a folder by name.
+    be read is reported, and the rest goes on. The order is that of the paths, and within a folder by name. What lies in
+    `out`, or in the folder `leave_out`, is not read.
 
     Raises:
         InputError: a path is missing, `out` holds something else, or nothing could be read.
@@ -102,7 +108,8 @@ def import_paths(
         raise InputError(f"a passage of {words} words cannot be made", "give at least 1")
     with atomic_folder(out) as new:
         work = _Import(new, words)
-        work.run([file for file in _files(roots) if out.resolve() not in file[1].resolve().parents])
+        own = [folder.resolve() for folder in (out, leave_out) if folder is not None]
+        work.run([file for file in files_of(roots) if not set(own) & set(file[1].resolve().parents)])
         report = work.report(out)
         if not report.documents:
             found = f"; {report.to_text().splitlines()[-1].strip()}" if report.refused or report.skipped else ""
@@ -111,7 +118,7 @@ def import_paths(
     return report
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def files_of(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """The name (relative to its root) and path of each file; hidden ones are left out."""
     for path in paths:
         if path.is_file():

@@ -118,10 +118,17 @@ def _topics(data: bytes, refuse: Callable[[int, str], None]) -> Iterator[Query]:
     found = list(_TOPIC.finditer(data))
     for match in found:
         number, title = (part.decode("utf-8", "replace") for part in match.groups())
-        yield Query(check_id(number), " ".join(title.split()))
-    for i, line in enumerate([] if found else data.decode("utf-8", "replace").splitlines(), start=1):
-        key, _, text = line.strip().partition("\t" if "\t" in line else " ")
+        line = data.count(b"\n", 0, match.start()) + 1
+        try:
+            yield Query(check_id(number), " ".join(title.split()))
+        except LineError as error:
+            refuse(line, str(error))
+    for i, row in enumerate([] if found else data.decode("utf-8", "replace").splitlines(), start=1):
+        key, _, text = row.strip().partition("\t" if "\t" in row else " ")
         if key and text.strip():
-            yield Query(check_id(key), text.strip())
+            try:
+                yield Query(check_id(key), text.strip())
+            except LineError as error:
+                refuse(i, str(error))
         elif key:
             refuse(i, "expected an id and a text")

@@ -121,7 +121,7 @@ class TransformerEncoder:
 
         Returns:
             float32 vectors, one row an item, or one a passage. `info` says what made them, the share of items of which
-            something was cut off (`truncated`) and the number of tokens (`tokens`).
+            something was cut off (`truncated`), their ids (`cut`), and the number of tokens (`tokens`).
         """
         texts = clean(texts)
         ids = tuple(str(at) for at in range(len(texts))) if ids is None else tuple(ids)
@@ -140,7 +140,7 @@ class TransformerEncoder:
         each_on_one_core(fill, groups, self.device, short=int(reading.lengths.sum()) < FEWEST_TOKENS)
         _finite(values, self.source)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Vectors(values, offsets, ids, self._info(side, reading, offsets))
+        return Vectors(values, offsets, ids, self._info(side, reading, offsets, ids))
 
     def embed(self, texts: Sequence[str], side: Side = "document") -> Tensor:
         """Texts → tensor [n, d] with gradients, for training; long texts are truncated."""
@@ -151,7 +151,7 @@ class TransformerEncoder:
                 rows[at] = row
         return torch.stack([row for row in rows if row is not None])
 
-    def _info(self, side: Side, reading: Reading, offsets: NDArray[np.int64]) -> dict[str, Any]:
+    def _info(self, side: Side, reading: Reading, offsets: NDArray[np.int64], ids: Sequence[str]) -> dict[str, Any]:
         cut = np.add.reduceat(reading.truncated, offsets[:-1]) > 0 if len(reading.truncated) else np.zeros(0)
         return {
             "encoder": self.source,
@@ -159,6 +159,7 @@ class TransformerEncoder:
             "side": side,
             "metric": self.metric,
             "truncated": float(cut.mean()) if len(cut) else 0.0,
+            "cut": [ids[at] for at in np.flatnonzero(cut).tolist()],
             "tokens": int(reading.lengths.sum()),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,20 +55,25 @@ def evaluate_datasets(
     measures: Sequence[str] = (),
     out: Path | None = None,
     run: Path | None = None,
+    passages: int | None = None,
 ) -> list[Evaluation]:
     """Measure a system by its spelling on dataset folders; write evaluation and run files where asked."""
     for spelling in measures:
         measuring.parse(spelling)
+    datasets = [Dataset.load(folder) for folder in folders]
+    names = [re.sub(r"[^\w.-]+", "_", dataset.name) for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise InputError(f"two datasets are called {max(names, key=names.count)!r}", "evaluate them one at a time")
     results = []
-    for folder in folders:
-        dataset = Dataset.load(folder)
+    for dataset in datasets:
         dataset.split(split)
-        evaluation, ranking = evaluate_system(resolve(system, dataset), dataset, split, measures)
+    for name, dataset in zip(names, datasets, strict=True):
+        evaluation, ranking = evaluate_system(resolve(system, dataset, passages), dataset, split, measures)
         several = len(folders) > 1
         if out is not None:
-            evaluation.save(out / f"{dataset.name}.json" if several else out)
+            evaluation.save(out / f"{name}.json" if several else out)
         if run is not None:
-            ranking.save(run / f"{dataset.name}.trec" if several else run, tag=evaluation.system)
+            ranking.save(run / f"{name}.trec" if several else run, tag=evaluation.system)
         results.append(evaluation)
     return results
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lodesmith.core.files import read_json
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
-from lodesmith.core.run import Run
 from lodesmith.reports.page import Answer, Example, Passage, extremes, main_pair
 
 __all__ = ["examples", "page_answers"]
+
+Top = Mapping[str, Sequence[tuple[str, float]]]
 
 SHOWN = 3
 """Passages of each system."""
@@ -27,18 +29,18 @@ def examples(
         evaluations: of one split.
         comparison: of these evaluations.
         recommendation: as `render` gets it.
-        runs: folder of `SYSTEM.trec` files.
+        runs: folder of `SYSTEM.top.json` files: query id → [[document id, score], …].
     """
     names = main_pair(evaluations, comparison, recommendation)
     by_name = {evaluation.system: evaluation for evaluation in evaluations}
     a, b = (by_name[name] for name in names)
-    run_a, run_b = (Run.load(runs / f"{name}.trec") for name in names)
+    run_a, run_b = (read_json(runs / f"{name}.top.json") for name in names)
     won, lost = extremes(a, b, comparison.measure)
     return [_example(dataset, query, a, b, run_a, run_b, comparison.measure) for query in (*won, *lost)]
 
 
 def _example(
-    dataset: Dataset, query: str, a: Evaluation, b: Evaluation, run_a: Run, run_b: Run, measure: str
+    dataset: Dataset, query: str, a: Evaluation, b: Evaluation, run_a: Top, run_b: Top, measure: str
 ) -> Example:
     judged = dataset.split(a.split)[query]
     relevant = [key for key, grade in judged.items() if grade > 0][:SHOWN]
@@ -53,8 +55,8 @@ def _example(
     )
 
 
-def _top(dataset: Dataset, run: Run, query: str, judged: Mapping[str, int]) -> tuple[Passage, ...]:
-    ranking = run[query][:SHOWN] if query in run else []
+def _top(dataset: Dataset, run: Top, query: str, judged: Mapping[str, int]) -> tuple[Passage, ...]:
+    ranking = run.get(query, [])[:SHOWN]
     return tuple(_passage(dataset, key, score, judged) for key, score in ranking)
 
 

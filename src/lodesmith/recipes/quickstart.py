@@ -7,6 +7,7 @@ The recommendation is made on the dev split alone; the table shows the test spli
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ UNTRAINED = ("random", "bm25", "minilm", "bm25+minilm")
 TRAINED = "minilm-projected"
 SYSTEMS = (*UNTRAINED, TRAINED, f"bm25+{TRAINED}")
 """From simple to complex: a later one is recommended only where it is significantly better."""
+FEWEST_QUERIES = 5
+"""Of the dev and of the test split: below this nothing can be told apart."""
 FEWEST_PAIRS = 50
 """Below this many training pairs nothing is trained: a projection would only learn them by heart."""
 MEASURE = "nDCG@10"
@@ -145,9 +148,12 @@ class _Job:
         if not self.docs:
             packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
             return {"python": sys.version, "packages": packages, "cap": self.cap, "v": __version__}
-        files = sorted(f for p in self.docs for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
+        from lodesmith.data.importing import files_of
+
+        own = self.out.resolve()
+        files = [(name, path) for name, path in files_of(self.docs) if own not in path.resolve().parents]
         return {
-            "files": {str(f): sha256_file(f) for f in files},
+            "files": [[name, sha256_file(path)] for name, path in files],
             "queries": sha256_file(self.queries) if self.queries else None,
             "v": __version__,
         }
@@ -155,9 +161,10 @@ class _Job:
     def _make_dataset(self) -> None:
         dataset = self._imported() if self.docs else self._python()
         for split in ("dev", "test"):
-            if not dataset.judgements.get(split):
+            if len(dataset.judgements.get(split, {})) < FEWEST_QUERIES:
                 raise InputError(
-                    f"these documents give no {split} queries ({len(dataset.documents)} passages)",
+                    f"these documents give too few {split} queries ({len(dataset.documents)} passages, "
+                    f"{len(dataset.judgements.get(split, {}))} {split} queries; at least {FEWEST_QUERIES} are needed)",
                     "give more documents, or judged queries with --queries FILE",
                 )
         dataset.save(self.out / "dataset")
@@ -171,7 +178,7 @@ class _Job:
         from lodesmith.data.importing import import_paths
         from lodesmith.data.selfsupervised import self_supervise, with_queries
 
-        report = import_paths(self.docs, self.out / "documents")
+        report = import_paths(self.docs, self.out / "documents", leave_out=self.out)
         for line in report.to_text().splitlines():
             self.say(line)
         dataset = Dataset.load(self.out / "documents")
@@ -199,9 +206,6 @@ class _Job:
     def _untrained(self) -> tuple[str, ...]:
         return UNTRAINED
 
-    def _spelling(self, system: str) -> str:
-        return system.replace(TRAINED, str(self.out / "training"))
-
     def _file(self, system: str, split: str) -> Path:
         return self.out / ("evaluations" if split == "test" else "validation") / f"{system}.json"
 
@@ -214,13 +218,14 @@ class _Job:
 
     def _measure(self, system: str) -> None:
         from lodesmith.recipes.evaluating import evaluate_system
-        from lodesmith.recipes.systems import renamed
+        from lodesmith.recipes.systems import fused, renamed
 
-        resolved = renamed(self._systems.resolve(self._spelling(system)), system)
+        parts = [self._systems.resolve(str(self.out / "training") if p == TRAINED else p) for p in system.split("+")]
+        resolved = renamed(parts[0], system) if len(parts) == 1 else fused(parts, system)
         for split in ("dev", "test"):
             evaluation, ranking = evaluate_system(resolved, self.dataset, split)
             evaluation.save(self._file(system, split))
-            ranking.top(10).save(self._file(system, split).with_suffix(".trec"), tag=system)
+            write_json(self._file(system, split).with_suffix(".top.json"), dict(ranking.top(10)), indent=None)
 
     @cached_property
     def _systems(self) -> Any:
@@ -232,6 +237,7 @@ class _Job:
         from lodesmith.recipes.train import finished, plan
 
         folder = self.out / "training"
+        self._drop_stale(folder)
         overrides = {"data": str(self.out / "dataset"), "data.validation": None, "data.hold_out": 0}
         recipe = plan("isotropic", overrides, out=folder, resume="auto", reported=False).recipe.fingerprint
 
@@ -247,6 +253,15 @@ class _Job:
         self.steps.once("train", inputs, work, products=[folder / "model", folder / "manifest.json"])
         if not finished(folder):
             raise InputError("the training did not finish", f"delete {folder} and run the command again")
+
+    def _drop_stale(self, folder: Path) -> None:
+        """Remove a training of other data or by another version: its split may have held what is tested now."""
+        if not (folder / "manifest.json").exists():
+            return
+        manifest = read_json(folder / "manifest.json")
+        same = manifest.get("dataset") == self.dataset.fingerprint
+        if not same or manifest.get("versions", {}).get("lodesmith") != __version__:
+            shutil.rmtree(folder)
 
     # conclusion
 
@@ -284,12 +299,12 @@ class _Job:
         build_system(system.split("+"), self.out, self.dataset, {TRAINED: "training", "minilm": "minilm"})
 
     def _answers(self) -> tuple[dict[str, Any], ...]:
-        from lodesmith.recipes.storing import answer, open_searcher
+        from lodesmith.recipes.storing import answers, open_searcher
 
         searcher = open_searcher(self.out / "index")
         queries = list(self.dataset.queries_of("test").values())
         chosen = queries[:: max(1, len(queries) // 3)][:3]
-        return tuple(answer(searcher, query.text, 3) for query in chosen)
+        return tuple(answers(searcher, [query.text for query in chosen], 3))
 
     def _report(
         self,

@@ -84,7 +84,6 @@ class Recipe(Section):
     base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
     encoder: Component
     stages: tuple[StagePlan, ...] = Field(min_length=1)
-    index: Component = Component(use="flat")
     evaluation: EvaluationPlan = EvaluationPlan()
 
     @property

@@ -7,24 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lodesmith.core.errors import ConfigError, InputError
-from lodesmith.core.files import atomic_folder, read_json, write_json
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError
+from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify_files, write_json
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import did_you_mean, names
 from lodesmith.recipes.systems import document_vectors, load_encoder
 
-__all__ = ["Searcher", "answer", "build_index", "encode_dataset", "open_searcher"]
+__all__ = ["Searcher", "answers", "build_index", "encode_dataset", "open_searcher"]
 
 
 def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None = None) -> dict[str, Any]:
     """Encode a dataset's documents into a vectors folder; an interrupted one is continued."""
     from lodesmith.encoders.corpus import encode_to
-    from lodesmith.encoders.transformer import Passages, TransformerEncoder
 
-    encoder = load_encoder(model)
-    if passages is not None:
-        encoder = TransformerEncoder(encoder.source, passages=Passages(passages, passages // 4))
+    encoder = load_encoder(model, passages)
     dataset = Dataset.load(folder)
     items = ((key, document.content) for key, document in dataset.documents.items())
     vectors = encode_to(encoder, items, out, total=len(dataset.documents))
@@ -33,19 +30,22 @@ def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None 
     }
 
 
-def build_index(model: str, folder: Path, out: Path, *, index: str = "flat") -> dict[str, Any]:
+def build_index(
+    model: str, folder: Path, out: Path, *, index: str = "flat", passages: int | None = None
+) -> dict[str, Any]:
     """Encode a dataset's documents and index them."""
     from lodesmith.indexes import folder as index_folder
 
     kinds = [name for name in names("indexes") if name != "folder"]
     if index not in kinds:
         raise ConfigError(f"no index is called {index!r}", did_you_mean(index, kinds))
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, passages)
     dataset = Dataset.load(folder)
     vectors = document_vectors(model, encoder, dataset.documents)
-    info = {"model": _absolute(model), "dataset": str(folder.resolve())}
+    info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
     index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
-    return {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
+    found = {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
+    return found | {"truncated": vectors.info.get("truncated")}
 
 
 def build_system(parts: Sequence[str], out: Path, dataset: Dataset, models: Mapping[str, str]) -> None:
@@ -57,32 +57,40 @@ def build_system(parts: Sequence[str], out: Path, dataset: Dataset, models: Mapp
         dataset: that dataset.
         models: part name → model folder, run directory, hub name or `minilm`; a path relative to `out`.
     """
-    from lodesmith.indexes import folder as index_folder
     from lodesmith.retrieval.bm25 import BM25
 
     with atomic_folder(out / "index") as new:
+        if len(parts) == 1 and parts[0] != "bm25":
+            _build_dense(new, models[parts[0]], out, dataset, up="..")
+            return
         for part in parts:
             if part == "bm25":
                 lexical = BM25().build((key, document.content) for key, document in dataset.documents.items())
                 lexical.save(new / part)
                 continue
-            model = models[part]
-            place = str(out / model) if (out / model).exists() else model
-            encoder = load_encoder(place)
-            info = {"model": f"../../{model}" if place != model else model}
-            vectors = document_vectors(place, encoder, dataset.documents)
-            index_folder.create(
-                new / part, "flat", vectors, metric=encoder.metric, model=encoder.fingerprint, info=info
-            )
-        write_json(new / "system.json", {"parts": list(parts), "dataset": "../dataset"})
+            _build_dense(new / part, models[part], out, dataset, up="../..")
+        digests = sha256_folder(new / "bm25")
+        write_json(new / "system.json", {"parts": list(parts), "dataset": "../dataset", "bm25": digests})
+
+
+def _build_dense(folder: Path, model: str, out: Path, dataset: Dataset, *, up: str) -> None:
+    """An index folder whose model and dataset are found from where it lies, `up` from `out`."""
+    from lodesmith.indexes import folder as index_folder
+
+    place = str(out / model) if (out / model).exists() else model
+    encoder = load_encoder(place)
+    info = {"model": f"{up}/{model}" if place != model else model, "dataset": f"{up}/dataset"}
+    vectors = document_vectors(place, encoder, dataset.documents)
+    index_folder.create(folder, "flat", vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
 
 
 def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     """Add a dataset's documents to an index, encoded by the model it was built with."""
     from lodesmith.indexes import folder as index_folder
 
-    model = _beside(folder, _manifest(folder)["info"]["model"])
-    encoder = load_encoder(model)
+    info = _manifest(folder)["info"]
+    model = _beside(folder, info["model"])
+    encoder = load_encoder(model, info.get("passages"))
     vectors = document_vectors(model, encoder, Dataset.load(dataset).documents)
     index_folder.add(folder, vectors, model=encoder.fingerprint)
     return {"index": str(folder), "added": len(vectors)}
@@ -103,6 +111,11 @@ def verify_index(folder: Path) -> dict[str, Any]:
     """Check every file of an index against its SHA-256."""
     from lodesmith.indexes import folder as index_folder
 
+    if (folder / "system.json").is_file():
+        info = read_json(folder / "system.json")
+        verify_files(folder / "bm25", info.get("bm25", {}))
+        dense = [verify_index(folder / part)["verified"] for part in info["parts"] if part != "bm25"]
+        return {"index": str(folder), "verified": len(info.get("bm25", {})) + sum(dense)}
     index_folder.verify(folder)
     return {"index": str(folder), "verified": len(_manifest(folder)["files"])}
 
@@ -150,7 +163,7 @@ def _open_dense(folder: Path) -> Searcher:
     from lodesmith.retrieval.dense import Dense
 
     manifest = _manifest(folder)
-    encoder = load_encoder(_beside(folder, manifest["info"]["model"]))
+    encoder = load_encoder(_beside(folder, manifest["info"]["model"]), manifest["info"].get("passages"))
     index = index_folder.open_index(folder, model=encoder.fingerprint)
     return Searcher(Dense(encoder, index), _documents(folder, manifest["info"]), {"model": encoder.fingerprint})
 
@@ -160,10 +173,13 @@ def _open_system(folder: Path) -> Searcher:
     from lodesmith.retrieval.fuse import Fused
 
     info = read_json(folder / "system.json")
+    if not isinstance(info, dict) or not isinstance(info.get("parts"), list) or not info["parts"]:
+        raise IntegrityError(f"{folder / 'system.json'} is damaged", "build the index again")
     retrievers: list[Retriever] = []
     prints: dict[str, str] = {}
     for part in info["parts"]:
         if part == "bm25":
+            verify_files(folder / "bm25", info.get("bm25", {}))
             lexical = BM25.load(folder / "bm25")
             prints["bm25"] = lexical.fingerprint
             retrievers.append(lexical)
@@ -188,18 +204,26 @@ def _documents(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
     if not info.get("dataset"):
         return {}
     place = Path(_beside(folder, info["dataset"]))
-    return Dataset.load(place).documents if place.is_dir() else {}
+    try:
+        return Dataset.load(place).documents if place.is_dir() else {}
+    except InputError:
+        return {}  # the texts are a courtesy: the index answers without them
 
 
-def answer(searcher: Searcher, query: str, k: int = 10) -> dict[str, Any]:
-    """The k best documents of one query: rank, id, score, title and the beginning of the text."""
-    ranking = searcher.retriever.search({"query": query}, k)
-    hits = []
-    for rank, (key, score) in enumerate(ranking["query"], start=1):
-        document = searcher.documents.get(key)
-        title, text = (document.title, _beginning(document.text)) if document else ("", "")
-        hits.append({"rank": rank, "id": key, "score": score, "title": title, "text": text})
-    return {"query": query, "hits": hits}
+def answers(searcher: Searcher, queries: Sequence[str], k: int = 10) -> list[dict[str, Any]]:
+    """The k best documents of each query: rank, id, score, title and the beginning of the text."""
+    run = searcher.retriever.search({str(number): query for number, query in enumerate(queries)}, k)
+    found = []
+    for number, query in enumerate(queries):
+        ranking = enumerate(run.get(str(number), []), start=1)
+        found.append({"query": query, "hits": [_hit(searcher, rank, *hit) for rank, hit in ranking]})
+    return found
+
+
+def _hit(searcher: Searcher, rank: int, key: str, score: float) -> dict[str, Any]:
+    document = searcher.documents.get(key)
+    title, text = (document.title, _beginning(document.text)) if document else ("", "")
+    return {"rank": rank, "id": key, "score": score, "title": title, "text": text}
 
 
 def _beginning(text: str, length: int = 160) -> str:

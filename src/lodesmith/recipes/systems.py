@@ -56,8 +56,8 @@ class _Recorded:
 class Resolver:
     """Sets up systems over one dataset; parts that several systems share are set up once."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, passages: int | None = None) -> None:
+        self.dataset, self.passages = dataset, passages
         self._known: dict[str, System] = {}
 
     def resolve(self, spelling: str) -> System:
@@ -96,18 +96,30 @@ class Resolver:
         return System("bm25", retriever, cost, {"system": retriever.fingerprint})
 
     def _fused(self, spelling: str) -> System:
-        parts = [self.resolve(part) for part in spelling.split("+")]
+        parts = [self.resolve(part) for part in _parts(spelling)]
         return fused(parts, "+".join(part.name for part in parts))
 
     def _dense(self, spelling: str) -> System:
-        encoder = load_encoder(spelling)
+        encoder = load_encoder(spelling, self.passages)
         name = Path(spelling).resolve().name if Path(spelling).exists() else spelling
         return dense(name, encoder, document_vectors(spelling, encoder, self.dataset.documents))
 
 
-def resolve(spelling: str, dataset: Dataset) -> System:
-    """The system of this spelling over a dataset; see `Resolver`."""
-    return Resolver(dataset).resolve(spelling)
+def _parts(spelling: str) -> list[str]:
+    """The parts between the plus signs; a path that has one in its name stays whole."""
+    words = spelling.split("+")
+    parts, at = [], 0
+    while at < len(words):
+        ends = range(len(words), at, -1)
+        end = next((e for e in ends if e == at + 1 or Path("+".join(words[at:e])).exists()), at + 1)
+        parts.append("+".join(words[at:end]))
+        at = end
+    return parts
+
+
+def resolve(spelling: str, dataset: Dataset, passages: int | None = None) -> System:
+    """The system of this spelling over a dataset; `passages` splits long documents into windows of so many tokens."""
+    return Resolver(dataset, passages).resolve(spelling)
 
 
 def renamed(system: System, name: str) -> System:
@@ -159,9 +171,14 @@ def _total(values: list[float | None]) -> float | None:
     return None if any(value is None for value in values) else sum(value for value in values if value is not None)
 
 
-def load_encoder(name: str) -> TransformerEncoder:
-    """An encoder from a model folder, a run directory, a hub name or `minilm`."""
-    from lodesmith.encoders.transformer import TransformerEncoder
+def load_encoder(name: str, passages: int | None = None) -> TransformerEncoder:
+    """An encoder from a model folder, a run directory, a hub name or `minilm`.
+
+    Args:
+        name: which.
+        passages: split documents into windows of so many tokens, a quarter of them shared with the next.
+    """
+    from lodesmith.encoders.transformer import Passages, TransformerEncoder
 
     path = Path(name)
     if (path / "recipe.yaml").is_file():
@@ -170,14 +187,17 @@ def load_encoder(name: str) -> TransformerEncoder:
         _check_weights(path)
         path = path / "model"
         name = str(path)
-    return TransformerEncoder(name)
+    return TransformerEncoder(name, passages=Passages(passages, passages // 4) if passages else None)
 
 
 def _check_weights(run: Path) -> None:
     """Refuse weights that training did not write."""
     from lodesmith.core.files import verify_files
 
-    verify_files(run / "model", read_json(run / "manifest.json")["model_files"])
+    files = read_json(run / "manifest.json").get("model_files")
+    if files is None:
+        raise InputError("this run is not finished", "finish it: lode train … --resume", path=run)
+    verify_files(run / "model", files)
 
 
 def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
@@ -190,6 +210,7 @@ def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
         "encode_docs_per_s": vectors.info.get("docs_per_s"),
         "index_bytes": vectors.values.size * 4,
         "parameters": encoder.parameters,
+        "truncated": vectors.info.get("truncated"),
     }
     return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint})
 

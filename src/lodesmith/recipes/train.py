@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
@@ -20,10 +21,10 @@ from lodesmith.core.events import Done, Event
 from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
 from lodesmith.core.hashing import fingerprint, text_key
 from lodesmith.core.records import Dataset
-from lodesmith.core.registry import check_arguments, find
+from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.core.tables import Judgements
 from lodesmith.evaluation.measures import parse, score
-from lodesmith.recipes.recipe import Recipe, StagePlan, load
+from lodesmith.recipes.recipe import Component, Recipe, StagePlan, load
 from lodesmith.recipes.run_report import report
 
 if TYPE_CHECKING:
@@ -80,15 +81,30 @@ def plan(
 
 def _check_components(recipe: Recipe) -> None:
     """Every name and setting of the recipe, before anything is loaded or built."""
-    check_arguments(find("encoders", recipe.encoder.use), recipe.encoder.settings, "encoder", ("base_model",))
-    check_arguments(find("indexes", recipe.index.use), recipe.index.settings, "index", ("metric",))
+    _check_component("encoders", recipe.encoder, "encoder", ("base_model",))
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known")
-        label = f"stages.{number}.objective"
-        check_arguments(find("objectives", stage.objective.use), stage.objective.settings, label, supplied)
+        _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
         parse(stage.monitor)
     if recipe.encoder.settings.get("freeze_base", True) is not True:
         raise ConfigError("encoder.freeze_base: only a frozen base can be trained over so far", "set it to true")
+
+
+def _check_component(family: str, component: Component, label: str, supplied: tuple[str, ...]) -> None:
+    found = find(family, component.use)
+    check_arguments(found, component.settings, label, supplied)
+    check_types(found, component.settings, label, _misfit)
+
+
+def _misfit(annotation: Any, value: Any) -> str:
+    """What pydantic says of a value under an annotation; nothing where it cannot judge."""
+    try:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    except PydanticUserError:
+        return ""
+    return ""
 
 
 def _check_same(out: Path, recipe: Recipe) -> None:
@@ -151,21 +167,37 @@ class Training:
         Raises:
             BusyError: another process trains in this folder.
         """
-        if finished(self.out):
-            yield Done(0, 0, self.recipe.stages[-1].name, "this run was finished before")
-            return
         with locked(self.out):
-            self._begin()
-            yield from self._run()
-            self._finish()
-            if self.reported:
+            if finished(self.out):
+                self._check_data()
+                last: Event = Done(0, 0, self.recipe.stages[-1].name, "this run was finished before")
+            else:
+                self._begin()
+                for event in self._run():
+                    if isinstance(event, Done):
+                        last = event
+                    else:
+                        yield event
+                self._finish()
+            if self.reported and not (self.out / "report.html").exists():
                 report(self)
+            yield last  # when everything is saved: who stops listening here loses nothing
 
     def _begin(self) -> None:
-        if self.resume and read_json(self.out / "manifest.json")["dataset"] != self.dataset.fingerprint:
-            raise ResumeError(f"{self.out}: the dataset has changed since", "start a new run in another folder")
+        if self.resume:
+            self._check_data()
+            if read_json(self.out / "manifest.json").get("base") != self.encoder.base.fingerprint:
+                raise ResumeError(
+                    f"{self.out}: the base {self.recipe.base!r} is not what the run was begun with "
+                    "(other weights, or another precision on this machine)",
+                    "start a new run in another folder",
+                )
         write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         write_json(self.out / "manifest.json", self._manifest())
+
+    def _check_data(self) -> None:
+        if read_json(self.out / "manifest.json").get("dataset") != self.dataset.fingerprint:
+            raise ResumeError(f"{self.out}: the dataset has changed since", "start a new run in another folder")
 
     def _manifest(self) -> dict[str, Any]:
         names = ("torch", "transformers", "sentence-transformers", "numpy", "accelerate")
@@ -188,7 +220,11 @@ class Training:
             engine=TorchEngine(seed=self.recipe.seed),
             checkpoints=self.out / "checkpoints",
             resume=True,
-            recipe={"recipe": self.recipe.fingerprint, "dataset": self.dataset.fingerprint},
+            recipe={
+                "recipe": self.recipe.fingerprint,
+                "dataset": self.dataset.fingerprint,
+                "base": self.encoder.base.fingerprint,
+            },
         )
         yield from record(happenings, self.out / "metrics.jsonl")
 

@@ -217,6 +217,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
         lines.append(f"{name:<{room}}  {value(estimate.mean)} [{value(estimate.low)}, {value(estimate.high)}]")
     costs = [(title, show(evaluation.cost.get(key))) for key, title, show in _COSTS]
     lines += [f"{title:<{room}}  {shown}" for title, shown in costs if shown != NONE]
+    if (share := evaluation.cost.get("truncated")) is not None:
+        lines.append(f"{'truncated':<{room}}  {share:.1%} of the documents are longer than what the model reads")
     return "\n".join(lines) + "\n"
 
 

@@ -64,21 +64,22 @@ def _fused(runs: Sequence[Run], weights: Sequence[float] | None, values: list[ND
 
 
 class Fused:
-    """Retrievers fused by reciprocal rank; each is asked for `depth` documents.
+    """Retrievers fused by reciprocal rank; each is asked for `depth` documents, whatever k is, so that the first
+    ten do not depend on how many are asked for.
 
     Args:
         retrievers: at least two.
-        depth: candidates taken from each; more than the k that is asked for.
+        depth: candidates taken from each; a query has at most as many results as their union.
         k: the constant of `reciprocal_rank`.
         weights: one a retriever; equal where not given.
     """
 
     def __init__(
-        self, retrievers: Sequence[Retriever], depth: int = 100, k: int = 60, weights: Sequence[float] | None = None
+        self, retrievers: Sequence[Retriever], depth: int = 200, k: int = 60, weights: Sequence[float] | None = None
     ) -> None:
         self.retrievers, self.depth, self.k, self.weights = tuple(retrievers), depth, k, weights
 
     def search(self, queries: Mapping[str, str], k: int = 10) -> Run:
         """The k best documents of each query (id → text)."""
-        runs = [retriever.search(queries, max(k, self.depth)) for retriever in self.retrievers]
+        runs = [retriever.search(queries, self.depth) for retriever in self.retrievers]
         return reciprocal_rank(runs, self.k, self.weights).top(k)

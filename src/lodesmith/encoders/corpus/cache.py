@@ -83,21 +83,24 @@ class VectorCache:
 
         Returns:
             Vectors under the items' ids: memory-mapped where they lie side by side in the cache, else in memory. `info`
-            has `docs_per_s`, the speed over all that the folder holds.
+            has `truncated`, the share of these items of which something was cut off, and `docs_per_s`, the speed over
+            all that the folder holds.
 
-        Raises:
-            BusyError: another process is filling this encoder's folder.
+        Where another process is filling this encoder's folder, this waits for it.
         """
         folder = self.folder(encoder, side)
-        with locked(folder):
+        with locked(folder, wait=True):
             _mend(folder)
             writer = self._open(folder, encoder, side)
             with writer:
-                appender = Appender(encoder, side, writer)
+                appender = Appender(encoder, side, writer, cut=folder / "cut.txt")
                 ids, keys = self._fill(appender, items)
                 known = {key: at for at, key in enumerate(writer.ids)}
                 stored = appender.finish()
-        return _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids)
+            cut = _cut(folder)
+        found = _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids)
+        found.info["truncated"] = sum(key in cut for key in keys) / max(1, len(keys))
+        return found
 
     def _open(self, folder: Path, encoder: Encoder, side: Side) -> VectorWriter:
         info = {"model": encoder.fingerprint, "side": side, "metric": encoder.metric}
@@ -128,12 +131,21 @@ class VectorCache:
         return tuple(ids), keys
 
 
+_verified: dict[Path, tuple[tuple[str, int, int], ...]] = {}
+"""Folders whose files this process has compared with their manifest, as they were then."""
+
+
 def _mend(folder: Path) -> None:
     """Clear a folder whose files are not those of its manifest."""
-    if not (folder / "manifest.json").exists():
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return
+    state = tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.glob("*.*")))
+    if _verified.get(folder) == state:
         return
     try:
-        verify_files(folder, read_json(folder / "manifest.json")["files"])
+        verify_files(folder, read_json(manifest)["files"])
+        _verified[folder] = state
         journal = read_json(folder / "journal.json")
         for name in ("values.npy", "ids.txt", "counts.part"):
             if journal[name] != (folder / name).stat().st_size:
@@ -141,6 +153,12 @@ def _mend(folder: Path) -> None:
     except (IntegrityError, InputError, OSError, KeyError, TypeError, AttributeError) as error:
         _log.warning("the cache is damaged and made anew: %s", error)
         _clear(folder)
+
+
+def _cut(folder: Path) -> frozenset[str]:
+    """The keys of the texts that were cut off."""
+    file = folder / "cut.txt"
+    return frozenset(file.read_text(encoding="utf-8").split()) if file.exists() else frozenset()
 
 
 def _clear(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -120,11 +121,20 @@ class Appender:
         writer: of this encoder's vectors.
         done: items that the progress begins with.
         total: number of items in the end, where it is known.
+        cut: a file that collects the ids of truncated items, one a line.
     """
 
     def __init__(
-        self, encoder: Encoder, side: Side, writer: VectorWriter, *, done: int = 0, total: int | None = None
+        self,
+        encoder: Encoder,
+        side: Side,
+        writer: VectorWriter,
+        *,
+        done: int = 0,
+        total: int | None = None,
+        cut: Path | None = None,
     ) -> None:
+        self.cut = cut
         self.encoder, self.side, self.writer = encoder, side, writer
         self.done, self.total = done, total
         self.books: dict[str, Any] = {"items": 0, "seconds": 0.0, "tokens": 0, "cut": 0.0} | writer.note.get(
@@ -153,6 +163,7 @@ class Appender:
         start = time.perf_counter()
         vectors = self.encoder.encode([text for _, text in batch], self.side, ids)
         self._check_range(vectors)
+        self._note_cut(vectors)
         seconds = time.perf_counter() - start
         self.rate = len(batch) / max(seconds, 1e-9)
         self.books = {
@@ -164,6 +175,14 @@ class Appender:
         self.writer.append(ids, vectors.values, vectors.offsets, (note or {}) | {"books": self.books})
         self.done += len(batch)
         tell(self._label, self.done, self.total, "texts")
+
+    def _note_cut(self, vectors: Vectors) -> None:
+        """Before the vectors are written, so that none of them can lack its note; a note too many does no harm."""
+        if self.cut is not None and vectors.info.get("cut"):
+            with self.cut.open("a", encoding="utf-8") as handle:
+                handle.writelines(f"{key}\n" for key in vectors.info["cut"])
+                handle.flush()
+                os.fsync(handle.fileno())
 
     def _check_range(self, vectors: Vectors) -> None:
         most = float(np.finfo(self.writer.dtype).max)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lodesmith.core.errors import BusyError, InputError
+from lodesmith.core.errors import InputError
 from lodesmith.core.files import locked
 from lodesmith.core.protocols import Side
 from lodesmith.core.vectors import Vectors
@@ -147,9 +148,15 @@ def test_an_unfinished_folder_cut_short_is_made_anew(
     assert "made anew" in caplog.text
 
 
-def test_two_writers_do_not_meet(cache: VectorCache) -> None:
-    with locked(cache.folder(Counting(), "document")), pytest.raises(BusyError):
-        cache.vectors(Counting(), ITEMS)
+def test_a_second_writer_waits_for_the_first(cache: VectorCache) -> None:
+    found: list[Vectors] = []
+    second = threading.Thread(target=lambda: found.append(cache.vectors(Counting(), ITEMS)))
+    with locked(cache.folder(Counting(), "document")):
+        second.start()
+        second.join(0.3)
+        assert not found
+    second.join(30)
+    np.testing.assert_array_equal(found[0].values, expected(ITEMS))
 
 
 def test_the_speed_is_over_all_that_was_encoded(cache: VectorCache) -> None:

@@ -107,7 +107,7 @@ def quality_latency_plot(
     low, high = _span([e.low for _, e in points.values()], [e.high for _, e in points.values()])
     log_at = _scale(math.log10(fast), math.log10(slow), left, right)
     up = _scale(low, high, bottom, top + 24)
-    marks = svg.log_ticks(fast, slow)
+    marks = [mark for mark in svg.log_ticks(fast, slow) if log_at(math.log10(mark)) <= right - 14]
     parts = _x_axis(marks, lambda x: log_at(math.log10(x)), [(top, bottom)], bottom, _plain_number)
     for tick in svg.ticks(low, high, 6):
         parts += [svg.line(left, up(tick), right, up(tick), "grid")]

@@ -127,3 +127,32 @@ def test_no_space_left_is_the_users_environment(
     code, _, err = lode(capsys, "evaluate", "random", dataset, "--out", tmp_path / "e.json")
     assert code == 2
     assert "No space left" in err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"per_query": None},
+        {"dataset": ["x"]},
+        {"queries": 3},
+        {"measures": {"nDCG@10": {"mean": 0.123, "low": 0, "high": 1}}},
+        {"per_query": {"q2": {"nDCG@10": 7.5}}, "queries": 1},
+    ],
+)
+def test_altered_evaluation_files_are_refused(
+    change: dict[str, object], capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path
+) -> None:
+    for system in ("random", "bm25"):
+        lode(capsys, "evaluate", system, dataset, "--out", tmp_path / f"{system}.json")
+    file = tmp_path / "bm25.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    code, out, err = lode(capsys, "compare", tmp_path / "random.json", file)
+    assert (code, out) == (2, "")
+    assert "bm25.json: not an evaluation file" in err
+    assert "Traceback" not in err
+
+
+def test_one_path_for_two_outputs_is_refused(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:
+    code, _, err = lode(capsys, "evaluate", "bm25", dataset, "--out", tmp_path / "x", "--run", tmp_path / "x")
+    assert (code, "same path" in err) == (2, True)
+    assert not (tmp_path / "x").exists()

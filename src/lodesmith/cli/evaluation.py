@@ -9,6 +9,7 @@ import typer
 
 from lodesmith.cli.console import Json, progress, say, show
 from lodesmith.cli.index import PASSAGES
+from lodesmith.core.errors import InputError
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
@@ -30,6 +31,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     from lodesmith.recipes.evaluating import evaluate_datasets
     from lodesmith.reports.tables import evaluation_text
 
+    _distinct(out, run)
     extra = [name for name in measures.split(",") if name]
     with progress():
         results = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
@@ -52,11 +54,19 @@ def compare(
     from lodesmith.recipes.evaluating import compare_files
     from lodesmith.reports.tables import comparison_text
 
+    _distinct(report, out)
     evaluations, comparison = compare_files(files, baseline=baseline, measure=measure, report=report, out=out)
     for path in (report, out):
         if path is not None:
             say(f"wrote {path}")
     show(as_json, comparison.to_json(), comparison_text(evaluations, comparison))
+
+
+def _distinct(*paths: Path | None) -> None:
+    """Refuse one path for two outputs."""
+    given = [path.resolve() for path in paths if path is not None]
+    if len(set(given)) < len(given):
+        raise InputError("two outputs have the same path", "give each its own", path=given[0])
 
 
 VERBS = (evaluate, compare)

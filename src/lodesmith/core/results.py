@@ -53,6 +53,26 @@ class Evaluation:
         """Write the evaluation file atomically."""
         write_json(path, self.to_json(), indent=1)
 
+    def check(self) -> None:
+        """Compare the fields with each other.
+
+        Raises:
+            TypeError: a field is of the wrong type.
+            ValueError: a figure is not possible, or a mean is not that of its queries.
+        """
+        for name in ("system", "dataset", "split"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is {getattr(self, name)!r}")
+        rows = list(self.per_query.values())
+        if len(rows) != self.queries:
+            raise ValueError(f"{self.queries} queries are announced, {len(rows)} are there")
+        for name, estimate in self.measures.items():
+            values = [float(row[name]) for row in rows if name in row]
+            if not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"a value of {name} lies outside 0 to 1")
+            if values and abs(sum(values) / len(values) - estimate.mean) > 1e-6:
+                raise ValueError(f"the mean of {name} is {estimate.mean}, its queries say {sum(values) / len(values)}")
+
     @classmethod
     def load(cls, path: Path | str) -> Evaluation:
         """Read an evaluation file.
@@ -63,8 +83,10 @@ class Evaluation:
         value = read_json(path)
         try:
             measures = {name: Estimate(**estimate) for name, estimate in value["measures"].items()}
-            return cls(**{**value, "measures": measures})
-        except (KeyError, TypeError, AttributeError) as error:
+            found = cls(**{**value, "measures": measures})
+            found.check()
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"not an evaluation file: {error}", "make one with `lode evaluate … --out FILE`", path=path
             ) from None

@@ -79,7 +79,7 @@ class Recipe(Section):
     """A training, whole. Values come from YAML and overrides; `fingerprint` names the experiment."""
 
     name: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     data: Data = Data()  # type: ignore[call-arg]
     base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
     encoder: Component

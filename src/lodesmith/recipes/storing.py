@@ -39,8 +39,10 @@ def build_index(
     kinds = [name for name in names("indexes") if name != "folder"]
     if index not in kinds:
         raise ConfigError(f"no index is called {index!r}", did_you_mean(index, kinds))
-    encoder = load_encoder(model, passages)
+    if out.exists() and any((out / f"corpus.jsonl{end}").exists() for end in ("", ".gz")):
+        raise InputError("this is a dataset folder", "choose another folder for the index", path=out)
     dataset = Dataset.load(folder)
+    encoder = load_encoder(model, passages)
     vectors = document_vectors(model, encoder, dataset.documents)
     info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
     index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
@@ -101,10 +103,13 @@ def delete_from_index(folder: Path, ids: Path) -> dict[str, Any]:
     from lodesmith.indexes import folder as index_folder
 
     try:
-        wanted = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+        wanted = [line for line in ids.read_text(encoding="utf-8-sig").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", path=ids) from None
-    return {"index": str(folder), "deleted": index_folder.delete(folder, wanted), "asked": len(wanted)}
+    held = set(index_folder.open_index(folder).ids)  # type: ignore[attr-defined]
+    missing = [key for key in dict.fromkeys(wanted) if key not in held]
+    deleted = index_folder.delete(folder, wanted)
+    return {"index": str(folder), "deleted": deleted, "asked": len(wanted), "not_there": missing}
 
 
 def verify_index(folder: Path) -> dict[str, Any]:

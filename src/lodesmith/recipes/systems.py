@@ -71,6 +71,8 @@ class Resolver:
         return self._known[spelling]
 
     def _set_up(self, spelling: str) -> System:
+        if not spelling.strip():
+            raise InputError("the name of a system is empty", "give bm25, random, minilm, a folder, or A+B")
         path = Path(spelling)
         if "+" in spelling and not path.exists():
             return self._fused(spelling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from lodesmith.core.progress import track
 from lodesmith.core.run import Run, id_order
 
 __all__ = ["BM25"]
+
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells each step at a level of its own otherwise
 
 
 class BM25:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,15 @@ def test_one_path_for_two_outputs_is_refused(capsys: pytest.CaptureFixture[str],
     code, _, err = lode(capsys, "evaluate", "bm25", dataset, "--out", tmp_path / "x", "--run", tmp_path / "x")
     assert (code, "same path" in err) == (2, True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_terminal_that_knows_only_ascii(dataset: Path, as_json: bool) -> None:
+    ascii_only = {"PATH": "/usr/bin:/bin", "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    named = dataset.rename(dataset.with_name("caf\u00e9"))
+    command = [sys.executable, "-m", "lodesmith.cli.main", "evaluate", "bm25", str(named)]
+    done = subprocess.run(command + ["--json"] * as_json, env=ascii_only, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    if as_json:
+        assert json.loads(done.stdout)["system"] == "bm25"

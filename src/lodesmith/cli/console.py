@@ -20,7 +20,8 @@ Json = Annotated[
 
 def show(as_json: bool, value: Any, text: str) -> None:
     """Print the verb's result: JSON or text."""
-    sys.stdout.write((json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text.rstrip("\n")) + "\n")
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write((json.dumps(value, ensure_ascii=plain, allow_nan=False) if as_json else text.rstrip("\n")) + "\n")
     sys.stdout.flush()
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 import typer
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    _escape_what_the_terminal_cannot_show()
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -71,6 +73,13 @@ def _run(arguments: list[str], debug: bool) -> int:
         if (code := _usage(error)) is not None:
             return code
         raise
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Under an encoding such as ASCII, print escapes instead of failing on the first accent."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(error: Exception) -> int | None:

@@ -208,6 +208,13 @@ def test_another_kind_of_vectors_is_refused(
         VectorWriter(tmp_path / "v", dimension, dtype, info)
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="holds other things"):
+        VectorWriter(tmp_path, 2, np.float32, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+
+
 @pytest.mark.parametrize(
     ("ids", "shape", "offsets"),
     [(["a"], (2, 3), None), (["a"], (1, 4), None), (["a", "b"], (2, 3), [0, 2]), (["a"], (2, 3), [0, 1])],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -67,7 +68,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except OSError as error:
         if debug or error.errno is None:
             raise
-        say(f"error: {error}\nfree the disk, or choose another folder")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        say(f"error: {error}\n{'free the disk' if full else 'check the path'}, or choose another folder")
         return 2
     except Exception as error:
         if (code := _usage(error)) is not None:

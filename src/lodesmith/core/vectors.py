@@ -139,7 +139,8 @@ class VectorWriter:
         info: what makes the vectors; a folder begun with other `info` is refused.
 
     Raises:
-        ResumeError: the folder was begun with another dimension, type or `info`.
+        InputError: the folder holds something else.
+        ResumeError: it was begun with another dimension, type or `info`.
     """
 
     def __init__(self, folder: Path | str, dimension: int, dtype: Any, info: dict[str, Any]) -> None:
@@ -170,6 +171,10 @@ class VectorWriter:
         start = {"values.npy": _HEADER, "counts.part": 0, "ids.txt": 0}
         identity = {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info}
         if not self._journal.exists():
+            if found := [file.name for file in self.folder.iterdir() if not file.name.startswith(".")]:
+                raise InputError(
+                    f"{self.folder} holds other things ({', '.join(sorted(found)[:3])})", "choose another folder"
+                )
             write_json(self._journal, identity | start)
         state: dict[str, Any] = read_json(self._journal)
         for name, value in identity.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lodesmith.cli.main import main
+from lodesmith.core.records import Dataset, Document
 from lodesmith.core.vectors import Vectors
 from lodesmith.testing import tiny_dataset
 
@@ -60,6 +61,20 @@ def test_an_index_through_its_life(
     for verb in (("index", "verify", index), ("search", index, text)):
         code, _, err = lode(capsys, *verb)
         assert (code, "values.npy" in err) == (2, True)
+
+
+def test_texts_of_added_documents_are_shown(
+    capsys: pytest.CaptureFixture[str], dataset: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    lode(capsys, "index", "build", tiny_model, dataset, "--out", index)
+    more = Dataset.of([Document("new", "", "The zebra reads.")]).save(tmp_path / "more")
+    assert lode(capsys, "index", "add", index, more)[0] == 0
+    _, found, _ = lode(capsys, "search", index, "The zebra reads.", "-k", "31")
+    texts = {hit["id"]: hit["text"] for hit in found["queries"][0]["hits"]}  # type: ignore[index]
+    assert texts["new"] == "The zebra reads."
+    assert len(texts) == 31
+    assert all(texts.values())
 
 
 def test_queries_from_standard_input(

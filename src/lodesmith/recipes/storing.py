@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
 from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify_files, write_json
@@ -86,6 +87,9 @@ def _build_dense(folder: Path, model: str, out: Path, dataset: Dataset, *, up: s
     index_folder.create(folder, "flat", vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
 
 
+ADDED = "added.json"
+
+
 def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     """Add a dataset's documents to an index, encoded by the model it was built with."""
     from lodesmith.indexes import folder as index_folder
@@ -95,7 +99,20 @@ def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     encoder = load_encoder(model, info.get("passages"))
     vectors = document_vectors(model, encoder, Dataset.load(dataset).documents)
     index_folder.add(folder, vectors, model=encoder.fingerprint)
+    _remember(folder, dataset)
     return {"index": str(folder), "added": len(vectors)}
+
+
+def _remember(folder: Path, dataset: Path) -> None:
+    """Note where the texts of added documents lie, the last first: `lode search` shows them."""
+    before = _added(folder)
+    place = str(dataset.resolve())
+    write_json(folder / ADDED, [place, *(other for other in before if other != place)])
+
+
+def _added(folder: Path) -> list[str]:
+    found = read_json(folder / ADDED) if (folder / ADDED).is_file() else []
+    return [place for place in found if isinstance(place, str)] if isinstance(found, list) else []
 
 
 def delete_from_index(folder: Path, ids: Path) -> dict[str, Any]:
@@ -206,11 +223,14 @@ def _beside(folder: Path, name: str) -> str:
 
 
 def _documents(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not info.get("dataset"):
-        return {}
-    place = Path(_beside(folder, info["dataset"]))
+    """The texts, as far as the datasets are still there; of an id in several, that of the dataset added last."""
+    places = [*_added(folder), *([_beside(folder, info["dataset"])] if info.get("dataset") else [])]
+    return ChainMap(*(found for place in places if (found := _texts(Path(place)))))
+
+
+def _texts(place: Path) -> dict[str, Any]:
     try:
-        return Dataset.load(place).documents if place.is_dir() else {}
+        return cast("dict[str, Any]", Dataset.load(place).documents) if place.is_dir() else {}
     except InputError:
         return {}  # the texts are a courtesy: the index answers without them
 

@@ -17,8 +17,9 @@ import lodesmith as lode
 from lodesmith.core import events
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError, ResumeError
 from lodesmith.core.files import read_json, write_json
+from lodesmith.recipes.pairs import make_pairs
 from lodesmith.recipes.recipe import load
-from lodesmith.recipes.train import finished, forecast, make_pairs, plan
+from lodesmith.recipes.train import finished, forecast, plan
 from lodesmith.testing import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -1,7 +1,10 @@
-"""A SYSTEM by its spelling: `bm25`, `random`, `minilm`, a model, run or index folder, a TREC run file, or `A+B`."""
+"""A SYSTEM by its spelling: `bm25`, `random`, `minilm`, a model, run or index folder, a TREC run file, `A+B`, or
+`A+rerank:MODEL`.
+"""
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Mapping
@@ -20,11 +23,15 @@ from lodesmith.recipes.recipe import load as load_recipe
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
     from lodesmith.encoders.transformer import TransformerEncoder
+    from lodesmith.retrieval.rerank import CrossEncoder
 
 __all__ = ["Resolver", "System", "latency", "load_encoder", "resolve"]
 
 LATENCY_QUERIES = 50
 """How many queries are asked one at a time to measure the latency."""
+_LATENCY_SECONDS = 30.0
+"""How long that may take: a slow system is asked fewer."""
+_RERANK = re.compile(r"rerank:(?:([0-9]+):)?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class System:
     Args:
         cost: `encode_docs_per_s`, `index_bytes`, `parameters`, where they apply.
         timed: whether asking it single queries says something about latency.
+        vectors: the documents', where it has them.
     """
 
     name: str
@@ -41,6 +49,7 @@ class System:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     timed: bool = True
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Resolver:
     def __init__(self, dataset: Dataset, passages: int | None = None) -> None:
         self.dataset, self.passages = dataset, passages
         self._known: dict[str, System] = {}
+        self._encoders: dict[str, CrossEncoder] = {}
 
     def resolve(self, spelling: str) -> System:
         """The system of this spelling. Vectors come from the cache where they were encoded before.
@@ -74,7 +84,7 @@ class Resolver:
         if not spelling.strip():
             raise InputError("the name of a system is empty", "give bm25, random, minilm, a folder, or A+B")
         path = Path(spelling)
-        if "+" in spelling and not path.exists():
+        if ("+" in spelling or _RERANK.match(spelling)) and not path.exists():
             return self._fused(spelling)
         if spelling == "bm25":
             return self._bm25()
@@ -98,8 +108,33 @@ class Resolver:
         return System("bm25", retriever, cost, {"system": retriever.fingerprint})
 
     def _fused(self, spelling: str) -> System:
-        parts = [self.resolve(part) for part in _parts(spelling)]
-        return fused(parts, "+".join(part.name for part in parts))
+        """From left to right: `rerank:` takes all that stands before it, fused, as its candidates."""
+        parts: list[System] = []
+        for part in _parts(spelling):
+            if not (rerank := _RERANK.match(part)):
+                parts.append(self.resolve(part))
+            elif parts:
+                parts = [self._reranked(_joined(parts), part[rerank.end() :], rerank[1])]
+            else:
+                raise InputError(f"{part!r} has nothing to re-rank", "say whose results: bm25+rerank:MODEL")
+        return _joined(parts)
+
+    def _reranked(self, candidates: System, model: str, depth: str | None) -> System:
+        from lodesmith.recipes.scoring import cross_encoder
+        from lodesmith.retrieval.rerank import DEPTH, Reranked
+
+        if model not in self._encoders:
+            self._encoders[model] = cross_encoder(model)
+        encoder, documents = self._encoders[model], self.dataset.documents
+        count = DEPTH if depth is None else int(depth)
+        retriever = Reranked(candidates.retriever, encoder, lambda key: documents[key].content, count)
+        cost = dict(candidates.cost) | {
+            "parameters": _total([candidates.cost.get("parameters"), encoder.parameters]),
+            "rerank_depth": count,
+        }
+        name = "rerank:" + ("" if count == DEPTH else f"{count}:") + encoder.name
+        prints = dict(candidates.fingerprints) | {f"{name}@{count}": encoder.fingerprint}
+        return System(f"{candidates.name}+{name}", retriever, cost, prints, timed=candidates.timed)
 
     def _dense(self, spelling: str) -> System:
         encoder = load_encoder(spelling, self.passages)
@@ -108,15 +143,23 @@ class Resolver:
 
 
 def _parts(spelling: str) -> list[str]:
-    """The parts between the plus signs; a path that has one in its name stays whole."""
+    """The parts between the plus signs; a path that has one in its name stays whole, after `rerank:` too."""
     words = spelling.split("+")
     parts, at = [], 0
     while at < len(words):
         ends = range(len(words), at, -1)
-        end = next((e for e in ends if e == at + 1 or Path("+".join(words[at:e])).exists()), at + 1)
+        end = next((e for e in ends if e == at + 1 or _is_path("+".join(words[at:e]))), at + 1)
         parts.append("+".join(words[at:end]))
         at = end
     return parts
+
+
+def _is_path(part: str) -> bool:
+    return Path(_RERANK.sub("", part, count=1) if _RERANK.match(part) else part).exists()
+
+
+def _joined(parts: list[System]) -> System:
+    return parts[0] if len(parts) == 1 else fused(parts, "+".join(part.name for part in parts))
 
 
 def resolve(spelling: str, dataset: Dataset, passages: int | None = None) -> System:
@@ -214,7 +257,7 @@ def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
         "parameters": encoder.parameters,
         "truncated": vectors.info.get("truncated"),
     }
-    return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint})
+    return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint}, vectors=vectors)
 
 
 def _stored(folder: Path) -> System:
@@ -226,13 +269,17 @@ def _stored(folder: Path) -> System:
 
 
 def latency(retriever: Retriever, queries: Mapping[str, str], k: int = 10) -> float | None:
-    """Median milliseconds of a query asked alone, over the first queries, after one warm-up."""
+    """Median milliseconds of a query asked alone, over the first queries, after one warm-up; as many as half a minute
+    takes, at least three.
+    """
     sample = list(queries.items())[:LATENCY_QUERIES]
     if not sample:
         return None
     retriever.search(dict(sample[:1]), k)
-    times = []
+    times: list[float] = []
     for query, text in sample:
+        if len(times) >= 3 and sum(times) > _LATENCY_SECONDS * 1000:
+            break
         start = time.perf_counter()
         retriever.search({query: text}, k)
         times.append((time.perf_counter() - start) * 1000)

@@ -1,0 +1,70 @@
+"""What a recipe trains, and how it is fed: one file a way. The loop, validation and the run directory are the same.
+
+An encoder says by its `trained_on` which way is its own; `vectors` (a frozen base, read from the store) where it says
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lodesmith.core.protocols import Metric
+from lodesmith.core.registry import find
+from lodesmith.core.vectors import Vectors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lodesmith.core.records import Dataset
+    from lodesmith.recipes.pairs import Pairs
+    from lodesmith.recipes.recipe import Recipe, StagePlan
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Learner", "learner"]
+
+
+class Learner(Protocol):
+    """A recipe's encoder while it is trained on a dataset."""
+
+    @property
+    def metric(self) -> Metric:
+        """How its vectors are compared."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of what the training starts from, by name: a run is resumed only with the same."""
+        ...
+
+    def encoders(self) -> dict[str, nn.Module | None]:
+        """What an objective gets, by the name of its argument."""
+        ...
+
+    def batches(self, stage: StagePlan) -> Batches:
+        """The training batches of a stage."""
+        ...
+
+    def documents(self) -> Vectors:
+        """Every document of the dataset, encoded with the weights as they are."""
+        ...
+
+    def queries(self, texts: Mapping[str, str]) -> Vectors:
+        """Queries (id → text), encoded with the weights as they are."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder."""
+        ...
+
+    def forecast(self) -> dict[str, Any]:
+        """What training will take: seconds, bytes and parameters, measured on a sample."""
+        ...
+
+
+def learner(recipe: Recipe, dataset: Dataset, pairs: Pairs) -> Learner:
+    """The way in which this recipe's encoder is trained."""
+    way = getattr(find("encoders", recipe.encoder.use), "trained_on", "vectors")
+    module = import_module(f"lodesmith.recipes.learners.{way}")
+    return cast(Learner, getattr(module, module.__all__[0])(recipe, dataset, pairs))

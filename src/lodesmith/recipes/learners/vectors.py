@@ -1,0 +1,115 @@
+"""Over a frozen base: each text is encoded once, and training reads vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lodesmith.core.protocols import Metric
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import find
+from lodesmith.core.vectors import Vectors
+from lodesmith.encoders.corpus import VectorCache
+from lodesmith.recipes.pairs import Pairs
+from lodesmith.recipes.recipe import Recipe, StagePlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lodesmith.encoders.projected import IsotropicGaussianEncoder
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Stored"]
+
+
+class Stored:
+    """A projection over stored vectors of a frozen base; a `Learner`."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
+        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
+        self._seen: dict[tuple[str, ...], Vectors] = {}
+
+    @cached_property
+    def encoder(self) -> IsotropicGaussianEncoder:
+        """Base and projection, seeded before the projection is drawn."""
+        from lodesmith.encoders.transformer import TransformerEncoder
+        from lodesmith.training.engine import seed_everything
+
+        base = TransformerEncoder(self.recipe.base)
+        seed_everything(self.recipe.seed)
+        settings = self.recipe.encoder.settings
+        if "metric" not in settings and (metric := self.recipe.stages[-1].objective.settings.get("similarity")):
+            settings["metric"] = metric
+        encoder: IsotropicGaussianEncoder = find("encoders", self.recipe.encoder.use)(base_model=base, **settings)
+        return encoder
+
+    @property
+    def metric(self) -> Metric:
+        """How its vectors are compared."""
+        return self.encoder.metric
+
+    def identity(self) -> dict[str, str]:
+        """The base's fingerprint."""
+        return {"base": self.encoder.base.fingerprint}
+
+    def encoders(self) -> dict[str, nn.Module | None]:
+        """The projection serves both sides."""
+        return {"encoder": self.encoder.projection}
+
+    def batches(self, stage: StagePlan) -> Batches:
+        """Pairs of stored vectors."""
+        from lodesmith.data.batching import PairBatches
+
+        return PairBatches(
+            self.pairs.pairs,
+            self._asked,
+            self._stored,
+            batch_size=stage.batch_size,
+            seed=self.recipe.seed,
+            known=self.pairs.known,
+            pool=len(self._stored) if stage.pool == "corpus" else stage.pool,
+        )
+
+    def documents(self) -> Vectors:
+        """Every document through the projection as it is."""
+        return self.encoder.project(self._stored)
+
+    def queries(self, texts: Mapping[str, str]) -> Vectors:
+        """Queries through the projection as it is; the base sees each once."""
+        ids = tuple(texts)
+        if ids not in self._seen:
+            self._seen[ids] = VectorCache().vectors(self.encoder.base, texts.items(), "query")
+        return self.encoder.project(self._seen[ids])
+
+    def save(self, folder: Path) -> None:
+        """Base and projection as one model folder."""
+        self.encoder.save(folder)
+
+    @cached_property
+    def _stored(self) -> Vectors:
+        items = ((key, document.content) for key, document in self.dataset.documents.items())
+        return VectorCache().vectors(self.encoder.base, items, "document")
+
+    @cached_property
+    def _asked(self) -> Vectors:
+        return VectorCache().vectors(self.encoder.base, self.pairs.queries.items(), "query")
+
+    def forecast(self) -> dict[str, Any]:
+        """The encoding is what takes time: its rate comes from a timed sample."""
+        base = self.encoder.base
+        sample = [d.content for _, d in zip(range(64), self.dataset.documents.values(), strict=False)]
+        base.encode(sample[:4])
+        start = time.perf_counter()
+        base.encode(sample)
+        rate = len(sample) / (time.perf_counter() - start)
+        texts = len(self.dataset.documents) + len(self.pairs.queries) + len(self.pairs.validation)
+        stored = texts * base.dimension * 4
+        return {
+            "trainable_parameters": sum(p.numel() for p in self.encoder.projection.parameters()),
+            "encoding_seconds_at_most": round(texts / rate, 1),
+            "vectors_bytes": stored,
+            "memory_bytes": stored * 2 + self.encoder.parameters_total * 4,
+        }

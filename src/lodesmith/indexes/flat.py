@@ -134,7 +134,7 @@ class Flat:
             InputError: k is below 1, or the queries have another dimension, NaN or infinite values, an id twice, or
                 not one row each; or scores would leave the range of float32.
         """
-        self._check_queries(queries, k)
+        self.check_queries(queries, k)
         if not self._segments or not len(queries):
             return Run.ranked(queries.ids, [], np.zeros(0), np.zeros(0), np.zeros(len(queries) + 1))
         with self._lock:
@@ -179,7 +179,8 @@ class Flat:
         unique = np.unique(item)
         return query, item, score, dict(zip(unique.tolist(), truth.names(unique), strict=True))
 
-    def _check_queries(self, queries: Vectors, k: int) -> None:
+    def check_queries(self, queries: Vectors, k: int) -> None:
+        """Refuse what cannot be searched for, as `search` says."""
         if not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}", "ask for at least 1 item")
         _fits(queries, self.dimension, "the queries")

@@ -27,6 +27,7 @@ from lodesmith.indexes._generations import (
     Segment,
     commit,
     follows_from_vectors,
+    is_structured,
     live_items,
     make_index,
     next_segment,
@@ -207,7 +208,7 @@ def _load(folder: Path, manifest: dict[str, Any], thorough: bool | None) -> Inde
         thorough = sum((folder / name).stat().st_size for name in files if (folder / name).is_file()) <= _SMALL
     verify_files(folder, files if thorough else small_files(manifest))
     index = make_index(manifest["index"], manifest["metric"])
-    if not follows_from_vectors(index):
+    if not follows_from_vectors(index) and not is_structured(index):
         index.load(folder / manifest["folder"])
         return index
     for segment in segments_of(folder, manifest):
@@ -220,6 +221,8 @@ def _load(folder: Path, manifest: dict[str, Any], thorough: bool | None) -> Inde
             )
         index.add(vectors)
         index.delete(vectors.ids[i] for i in segment.dead)
+    if is_structured(index):
+        index.load_structure(folder / manifest["folder"])  # type: ignore[attr-defined]
     return index
 
 

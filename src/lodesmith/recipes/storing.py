@@ -46,9 +46,11 @@ def build_index(
     encoder = load_encoder(model, passages)
     vectors = document_vectors(model, encoder, dataset.documents)
     info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
-    index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
+    manifest = index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
     found = {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
-    return found | {"truncated": vectors.info.get("truncated")}
+    found |= {"truncated": vectors.info.get("truncated")}
+    structure = out / manifest["folder"] / "structure.json"
+    return found | (read_json(structure)["report"] if structure.is_file() else {})
 
 
 def build_system(parts: Sequence[str], out: Path, dataset: Dataset, models: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lodesmith.core.hashing import fingerprint
-from lodesmith.core.protocols import Metric, Side
+from lodesmith.core.protocols import Generated, Metric, Prompt, Side
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.core.vectors import Vectors
 
@@ -61,8 +61,22 @@ class HashEncoder:
 
 
 class EchoGenerator:
-    """Answers a prompt with its own last line."""
+    """Answers a prompt with its own last line: at most `max_new_tokens` words of it, up to a stop string."""
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
-        """One answer a prompt."""
-        return [prompt.rstrip().rpartition("\n")[2] for prompt in prompts]
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the name."""
+        return fingerprint({"echo": 1})
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 256, stop: Sequence[str] = ()
+    ) -> list[Generated]:
+        """One answer a prompt; of messages it is the last that counts."""
+        return [self._answer(p if isinstance(p, str) else p[-1]["content"], max_new_tokens, stop) for p in prompts]
+
+    def _answer(self, prompt: str, most: int, stop: Sequence[str]) -> Generated:
+        text = prompt.rstrip().rpartition("\n")[2]
+        for end in stop:
+            text = text.partition(end)[0]
+        words = text.split()
+        return Generated(text) if len(words) <= most else Generated(" ".join(words[:most]), finished=False)

@@ -107,7 +107,17 @@ def test_interrupt_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 VERBS = [
     *("quickstart", "train", "recipes", "evaluate", "compare", "encode", "search"),
-    *("data check", "data import", "index build", "index add", "index delete", "index verify", "index compact"),
+    *(
+        "data check",
+        "data import",
+        "data pull",
+        "data pairs",
+        "data mine",
+        "data teach",
+        "data trace",
+        "data questions",
+    ),
+    *("index build", "index add", "index delete", "index verify", "index compact"),
 ]
 
 

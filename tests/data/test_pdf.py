@@ -51,7 +51,7 @@ def write(tmp_path: Path, raw: bytes) -> Path:
 
 def test_text_and_title(tmp_path: Path) -> None:
     found = read_pdf(write(tmp_path, pdf(["Hello world", "Second page"], title="A study")))
-    assert found == module.Pdf("A study", ("Hello world", "Second page"))
+    assert found == module.Pdf("A study", ("Hello world", "Second page"), numbers=(1, 2))
     assert found.text == "Hello world\n\nSecond page"
 
 

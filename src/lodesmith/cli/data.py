@@ -8,9 +8,20 @@ from typing import Annotated
 import typer
 
 from lodesmith.cli.console import Json, progress, show
+from lodesmith.cli.generate import questions, trace
+from lodesmith.cli.mine import mine
+from lodesmith.cli.pairs import pairs
+from lodesmith.cli.pull import pull
+from lodesmith.cli.teach import teach
 from lodesmith.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Import and check datasets.")
+app.command()(mine)
+app.command()(pairs)
+app.command()(pull)
+app.command()(trace)
+app.command()(questions)
+app.command()(teach)
 
 
 @app.command()
@@ -34,24 +45,38 @@ def check(
 
 
 @app.command("import")
-def import_(
+def import_(  # noqa: PLR0913, PLR0917 - the options of the verb
     paths: Annotated[
-        list[Path], typer.Argument(help="files and folders: txt, md, rst, html, pdf, JSONL, TSV, BEIR, TREC")
+        list[Path], typer.Argument(help="files and folders: txt, md, rst, html, pdf; JSONL, JSON, TSV, Parquet, TREC")
     ],
     out: Annotated[Path, typer.Option(help="the dataset folder to write")],
     name: Annotated[str | None, typer.Option(help="what tables call it")] = None,
+    words: Annotated[int, typer.Option(help="most words of a passage that is cut from a text")] = 200,
+    split: Annotated[
+        str | None, typer.Option(help="split of judgements whose file name does not say train, dev or test")
+    ] = None,
+    pages: Annotated[bool, typer.Option("--pages", help="PDF files as page images, not as passages of text")] = False,
+    dpi: Annotated[float, typer.Option(help="resolution of page images; of huge pages lower")] = 150,
+    pages_range: Annotated[str, typer.Option(help="which pages of PDF files, such as 1-10,15,20-")] = "",
     as_json: Json = False,
 ) -> int:
-    """Turn files into a dataset of passages.
+    """Turn files into a dataset: texts and PDF files into passages (or page images), rows into what they are.
+
+    Recognised by content: BEIR and TREC (documents, topics, qrels), MS MARCO (collection, queries, qrels, triples),
+    SQuAD, Natural Questions, DPR, HotpotQA, CLaRa, rows of query, pos and neg, and Parquet files of any of them.
 
     Example: lode data import manuals/ faq.html --out my-dataset
+
+    Example: lode data import reports/*.pdf --pages --pages-range 1-10 --out my-pages
     """
-    from lodesmith.data.importing import import_paths
+    from lodesmith.data.importing import Pages, import_paths
+    from lodesmith.data.pdf import parse_ranges
 
     for path in paths:
         if not path.exists():
             raise InputError("no such file or folder", path=path)
+    chosen = Pages(pages, dpi, parse_ranges(pages_range) if pages_range else ())
     with progress():
-        report = import_paths(paths, out, name=name)
+        report = import_paths(paths, out, name=name, words=words, pages=chosen, split=split)
     show(as_json, report.to_json(), report.to_text())
     return 0

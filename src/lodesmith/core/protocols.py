@@ -11,6 +11,8 @@ from lodesmith.core.vectors import Vectors
 
 Side = Literal["query", "document"]
 Metric = Literal["dot", "cosine", "euclidean"]
+Prompt = str | Sequence[Mapping[str, str]]
+"""What a generator is asked: a text, or messages of a chat, each with `role` and `content`."""
 
 
 @runtime_checkable
@@ -68,6 +70,45 @@ class Retriever(Protocol):
 
     def search(self, queries: Mapping[str, str], k: int = 10) -> Run:
         """The k best documents of each query."""
+        ...
+
+
+class Generated(str):
+    """A text that a generator wrote.
+
+    Args:
+        text: the text.
+        finished: False where the limit of new tokens cut it off.
+    """
+
+    finished: bool
+
+    def __new__(cls, text: str, finished: bool = True) -> Generated:
+        """A text, and whether it is whole."""
+        made = super().__new__(cls, text)
+        made.finished = finished
+        return made
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Prompts → texts."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and every setting that changes a text."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 256, stop: Sequence[str] = ()
+    ) -> Sequence[str]:
+        """One text a prompt, without the prompt. The text of a prompt never depends on the others.
+
+        Args:
+            prompts: texts or messages.
+            max_new_tokens: the most tokens of a text; one that is cut there may say so as `Generated`.
+            stop: strings that end a text; they are not part of it.
+        """
         ...
 
 

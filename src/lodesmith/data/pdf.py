@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lodesmith.core.errors import MissingExtraError
+from lodesmith.core.errors import InputError, MissingExtraError
 
-__all__ = ["Pdf", "read_pdf"]
+__all__ = ["Pdf", "parse_ranges", "read_pdf"]
 
 MEMORY = 2 << 30
 SECONDS = 60.0
+DPI = 150  # an A4 page of 1,240 × 1,754 pixels: above what today's page encoders look at
+Ranges = tuple[tuple[int, int], ...]
+_LAST = 1 << 30
+_DIGITS = 9
 _EDGE = 2  # lines at the top and bottom of a page that can be a running head
 _HYPHEN = re.compile(r"(?<=[^\W\d_])(?:[\ufffe\x02]\n?|-\n)(?=[a-zß-öø-ÿ])")
 _OTHER = re.compile(r"[\ufffe\uffff\x00-\x08\x0b-\x1f]")
@@ -34,11 +38,17 @@ class Pdf:
         title: from its metadata, or ''.
         pages: the text of each page that could be read, in paragraphs.
         problem: why there is not more: '' where everything was read.
+        numbers: of the pages, from 1.
+        images: of each page the file that was written for it, or ''; empty where none were asked for.
+        notes: what was done otherwise than asked, such as a lower resolution.
     """
 
     title: str
     pages: tuple[str, ...]
     problem: str = ""
+    numbers: tuple[int, ...] = ()
+    images: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -46,7 +56,35 @@ class Pdf:
         return "\n\n".join(page for page in self.pages if page)
 
 
-def read_pdf(path: Path | str, *, seconds: float = SECONDS, memory: int = MEMORY) -> Pdf:
+def parse_ranges(text: str) -> Ranges:
+    """Page ranges as people write them: `1-10,15,20-` (pages count from 1; an open end is the last page).
+
+    Raises:
+        InputError: it is something else.
+    """
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not all(piece.isascii() and piece.isdecimal() and len(piece) < _DIGITS for piece in (first, last or "1")):
+            raise InputError(f"{part!r} is no range of pages", "write ranges like 1-10,15,20-")
+        begin, end = int(first), int(last) if last else (_LAST if dash else int(first))
+        if not 1 <= begin <= end:
+            raise InputError(f"{part!r} is no range of pages: they count from 1, upwards", "write 1-10,15,20-")
+        found.append((begin, end))
+    if not found:
+        raise InputError(f"{text!r} names no pages", "write ranges like 1-10,15,20-")
+    return tuple(found)
+
+
+def read_pdf(
+    path: Path | str,
+    *,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    ranges: Ranges = (),
+    images: Path | None = None,
+    dpi: float = DPI,
+) -> Pdf:
     """The text of a PDF file: words broken at line ends are joined, repeated heads and feet of pages are dropped.
 
     A file that is damaged, encrypted, empty or too expensive gives a `problem`, never an error: the rest of a corpus
@@ -56,14 +94,20 @@ def read_pdf(path: Path | str, *, seconds: float = SECONDS, memory: int = MEMORY
         path: the file.
         seconds: of wall-clock time for the file.
         memory: bytes of address space for the child process.
+        ranges: first and last page of each range, from 1; all pages where there are none.
+        images: an empty folder into which each page is drawn.
+        dpi: resolution of the images; of huge pages lower, with a note.
 
     Raises:
-        MissingExtraError: pypdfium2 is not installed.
+        MissingExtraError: pypdfium2 (or, for images, pillow) is not installed.
     """
     if not Path(path).is_file():
         return Pdf("", (), "no such file")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", "lodesmith.data._pdf_reader", str(memory), str(int(seconds) + 1)]
+    order = {"memory": memory, "seconds": int(seconds) + 1, "ranges": ranges}
+    if images is not None:
+        order |= {"folder": str(images.resolve()), "dpi": dpi}
+    command = [sys.executable, "-m", "lodesmith.data._pdf_reader", json.dumps(order)]
     died = ""
     with tempfile.TemporaryFile() as answer, Path(path).open("rb") as file:
         child = subprocess.Popen(command, env=environment, stdin=file, stdout=answer, stderr=subprocess.DEVNULL)
@@ -86,25 +130,36 @@ def read_pdf(path: Path | str, *, seconds: float = SECONDS, memory: int = MEMORY
 
 def _answered(answer: IO[bytes], died: str) -> Pdf:
     """The messages of the child: one JSON object a line, the last one perhaps cut off."""
-    title, problem, pages, expected = "", died, [], 0
+    title, problem, pages, expected, total = "", died, [], 0, 0
+    notes: list[str] = []
     for line in answer:
         try:
             message = json.loads(line)
         except ValueError:
             break
         if message.get("missing"):
-            raise MissingExtraError("pypdfium2", "pdf")
+            raise MissingExtraError(message["missing"], "pdf")
         title = message.get("title", title)
-        expected = message.get("pages", expected)
+        total = message.get("pages", total)
+        expected = message.get("wanted", message.get("pages", expected))
         problem = message.get("problem", problem)
+        notes += filter(None, [message.get("note")])
         if "text" in message:
-            pages.append(message["text"])
+            pages.append(message)
     if problem and expected:
         problem = f"{problem}; {len(pages)} of {expected} pages were read"
-    texts = [_paragraphs(lines) for lines in _without_heads([_lines(page) for page in pages])]
-    if not problem and not any(texts):
-        problem = "there is no text in it: scanned pages need a page model" if pages else "it has no pages"
-    return Pdf(_OTHER.sub("", title).strip(), tuple(texts), problem)
+    texts = [_paragraphs(lines) for lines in _without_heads([_lines(page["text"]) for page in pages])]
+    images = tuple(page.get("image", "") for page in pages)
+    if not problem and not any(texts) and not any(images):
+        problem = "there is no text in it: scanned pages need a page model" if pages else _no_pages(total)
+    numbers = tuple(page.get("number", i) for i, page in enumerate(pages, start=1))
+    return Pdf(
+        _OTHER.sub("", title).strip(), tuple(texts), problem, numbers, images if any(images) else (), tuple(notes)
+    )
+
+
+def _no_pages(total: int) -> str:
+    return f"it has {total:,} pages, none of those asked for" if total else "it has no pages"
 
 
 def _lines(page: str) -> list[str]:

@@ -113,6 +113,8 @@ class Resolver:
         for part in _parts(spelling):
             if not (rerank := _RERANK.match(part)):
                 parts.append(self.resolve(part))
+            elif rerank.end() == len(part):
+                raise InputError(f"{part!r} names no cross-encoder", "give its folder or hub name: bm25+rerank:MODEL")
             elif parts:
                 parts = [self._reranked(_joined(parts), part[rerank.end() :], rerank[1])]
             else:

@@ -90,6 +90,21 @@ class BM25:
         rows = rows[np.lexsort((-self._place[rows], -scores[rows]))][:k]
         return rows, scores[rows]
 
+    def score(self, queries: Mapping[str, str], documents: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+        """Scores of given documents: query id → document id → score; 0 where they share no term.
+
+        Args:
+            queries: id → text.
+            documents: query id → ids of documents in the index.
+        """
+        rows = {key: row for row, key in enumerate(self.ids)} if documents else {}
+        found: dict[str, dict[str, float]] = {}
+        for query, tokens in zip(documents, self._tokens([queries[query] for query in documents]), strict=True):
+            known = self._index.get_tokens_ids(tokens)
+            scores = self._index.get_scores_from_ids(known) if len(known) else np.zeros(len(self.ids), np.float32)
+            found[query] = {key: float(scores[rows[key]]) for key in documents[query]}
+        return found
+
     def save(self, folder: Path) -> None:
         """Write the index into a folder: arrays and JSON, no pickle."""
         folder.mkdir(parents=True, exist_ok=True)

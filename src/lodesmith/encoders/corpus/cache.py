@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +62,18 @@ class VectorCache:
     Args:
         root: where; None for `default_cache()`.
         chunk: most texts encoded at once.
+        dtype: `"float32"`, or `"float16"` for half the disk, in folders of its own; what the encoder's float32 folder
+            has is rounded, not encoded again.
     """
 
-    def __init__(self, root: Path | str | None = None, *, chunk: int = 8192) -> None:
+    def __init__(self, root: Path | str | None = None, *, chunk: int = 8192, dtype: str = "float32") -> None:
         self.root = default_cache() if root is None else Path(root)
-        self.chunk = chunk
+        self.chunk, self.dtype = chunk, dtype
 
     def folder(self, encoder: Encoder, side: Side) -> Path:
         """Where the vectors of one encoder and side are."""
-        return self.root / "vectors" / f"{encoder.fingerprint[:32]}-{side}"
+        kind = "" if self.dtype == "float32" else f"-{self.dtype}"
+        return self.root / "vectors" / f"{encoder.fingerprint[:32]}-{side}{kind}"
 
     def vectors(self, encoder: Encoder, items: Iterable[Item], side: Side = "document") -> Vectors:
         """The vectors of (id, text) items in their order; only texts that are not there are encoded.
@@ -88,28 +92,57 @@ class VectorCache:
 
         Where another process is filling this encoder's folder, this waits for it.
         """
+        stored, ids, keys, cut = self._filled(encoder, items, side)
+        known = {key: at for at, key in enumerate(stored.ids)}
+        found = _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids)
+        found.info["truncated"] = sum(key in cut for key in keys) / max(1, len(keys))
+        return found
+
+    def fill(self, encoder: Encoder, items: Iterable[Item], side: Side = "document") -> tuple[Vectors, dict[str, Any]]:
+        """Encode what is missing, as `vectors` does, and gather nothing.
+
+        Returns:
+            All that the folder holds, memory-mapped, under the keys of the texts (`core.hashing.text_key`), and what
+            concerns these items: `items`, `texts` (distinct ones) and `truncated`.
+        """
+        stored, ids, keys, cut = self._filled(encoder, items, side)
+        distinct = set(keys)
+        return stored, {"items": len(ids), "texts": len(distinct), "truncated": len(distinct & cut)}
+
+    def _filled(
+        self, encoder: Encoder, items: Iterable[Item], side: Side
+    ) -> tuple[Vectors, tuple[str, ...], list[str], frozenset[str]]:
+        """What the folder holds, the items' ids and keys, and the keys of all texts that were cut off."""
         folder = self.folder(encoder, side)
         with locked(folder, wait=True):
             _mend(folder)
             writer = self._open(folder, encoder, side)
             with writer:
-                appender = Appender(encoder, side, writer, cut=folder / "cut.txt")
+                source = encoder if self.dtype == "float32" else self._beside(encoder, side)
+                appender = Appender(source, side, writer, cut=folder / "cut.txt")
                 ids, keys = self._fill(appender, items)
-                known = {key: at for at, key in enumerate(writer.ids)}
                 stored = appender.finish()
-            cut = _cut(folder)
-        found = _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids)
-        found.info["truncated"] = sum(key in cut for key in keys) / max(1, len(keys))
-        return found
+            return stored, ids, keys, _cut(folder)
+
+    def _beside(self, encoder: Encoder, side: Side) -> Encoder:
+        """An encoder that takes from its float32 folder what is there."""
+        folder = VectorCache(self.root).folder(encoder, side)
+        if not (folder / "manifest.json").exists():
+            return encoder
+        with locked(folder, wait=True):
+            _mend(folder)
+            if not (folder / "manifest.json").exists():
+                return encoder
+            return _Stored(encoder, Vectors.load(folder), _cut(folder))
 
     def _open(self, folder: Path, encoder: Encoder, side: Side) -> VectorWriter:
         info = {"model": encoder.fingerprint, "side": side, "metric": encoder.metric}
         try:
-            return VectorWriter(folder, encoder.dimension, "float32", info)
+            return VectorWriter(folder, encoder.dimension, self.dtype, info)
         except (IntegrityError, ResumeError, InputError, KeyError, ValueError, TypeError) as error:
             _log.warning("the cache is damaged and made anew: %s", error)
             _clear(folder)
-            return VectorWriter(folder, encoder.dimension, "float32", info)
+            return VectorWriter(folder, encoder.dimension, self.dtype, info)
 
     def _fill(self, appender: Appender, items: Iterable[Item]) -> tuple[tuple[str, ...], list[str]]:
         """Encode what is missing; the items' ids and the keys of their texts, in order."""
@@ -129,6 +162,32 @@ class VectorCache:
         for batch in appender.chunks(missing(), self.chunk):
             appender.append(batch, [name for name, _ in batch])
         return tuple(ids), keys
+
+
+class _Stored:
+    """An encoder that reads the vectors it has in a store, and encodes the others."""
+
+    def __init__(self, encoder: Encoder, stored: Vectors, cut: frozenset[str]) -> None:
+        self._encoder, self._stored, self._cut = encoder, stored, cut
+        self._places = {key: at for at, key in enumerate(stored.ids)}
+        self.dimension, self.metric, self.fingerprint = encoder.dimension, encoder.metric, encoder.fingerprint
+
+    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
+        names = [str(at) for at in range(len(texts))] if ids is None else list(ids)
+        keys = [text_key(text) for text in texts]
+        known = [at for at, key in enumerate(keys) if key in self._places]
+        missing = [at for at, key in enumerate(keys) if key not in self._places]
+        old = self._stored.take([self._places[keys[at]] for at in known])
+        cut = [names[at] for at in known if keys[at] in self._cut]
+        values, offsets, tokens = old.values, old.offsets, 0
+        if missing:
+            new = self._encoder.encode([texts[at] for at in missing], side, [names[at] for at in missing])
+            values = np.concatenate([values, new.values])
+            offsets = np.concatenate([offsets, offsets[-1] + new.offsets[1:]])
+            cut, tokens = [*cut, *new.info.get("cut", ())], int(new.info.get("tokens", 0))
+        info = {"cut": cut, "truncated": len(cut) / max(1, len(texts)), "tokens": tokens}
+        found = Vectors(values, offsets, tuple(names[at] for at in [*known, *missing]), info)
+        return found.take(np.argsort([*known, *missing]))
 
 
 _verified: dict[Path, tuple[tuple[str, int, int], ...]] = {}

@@ -1,0 +1,107 @@
+"""Tiny random causal language models with a word-level tokenizer, as transformers folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "cat",
+    "dog",
+    "owl",
+    "bee",
+    "whale",
+    "eats",
+    "likes",
+    "fears",
+    "sleeps",
+    "in",
+    "apples",
+    "rivers",
+    "thunder",
+    "moon",
+    "barn",
+    "music",
+    "and",
+    "far",
+    "what",
+    "does",
+    "who",
+    "user",
+    "system",
+    "assistant",
+    "Q",
+    "A",
+    "question",
+    "answer",
+    ":",
+    "?",
+    ".",
+    ",",
+    "{",
+    "}",
+    "1",
+    "2",
+    "3",
+]
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
+
+
+def build(
+    folder: Path, kind: str = "qwen2", *, chat: str | None = None, pad: bool = True, bos: bool = False, seed: int = 0
+) -> Path:
+    """Write a random model with two layers of width 32.
+
+    Args:
+        folder: where.
+        kind: qwen2, llama or gpt2.
+        chat: a chat template.
+        pad: whether the tokenizer has a pad token.
+        bos: whether it puts a token before each text.
+        seed: of the weights.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    _model(kind).save_pretrained(folder)
+    tokenizer = _tokenizer(pad, bos)
+    tokenizer.chat_template = chat
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _model(kind: str) -> Any:
+    import transformers as t
+
+    ids = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    ids |= {"initializer_range": 0.5}  # large enough that attention and positions matter
+    if kind == "gpt2":
+        return t.GPT2LMHeadModel(t.GPT2Config(**ids, n_embd=32, n_layer=2, n_head=4, n_positions=256))
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape |= {"intermediate_size": 64, "max_position_embeddings": 256}
+    if kind == "llama":
+        return t.LlamaForCausalLM(t.LlamaConfig(**ids, **shape))
+    return t.Qwen2ForCausalLM(t.Qwen2Config(**ids, **shape))
+
+
+def _tokenizer(pad: bool, bos: bool) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: at for at, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 2)])
+    named = {"pad_token": "<pad>"} if pad else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=256, **named
+    )

@@ -1,0 +1,264 @@
+"""Questions and paraphrases: rules, near-duplicates, resumption after kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from lodesmith.core.columns import Column, names
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.protocols import Generated, Prompt
+from lodesmith.core.records import Dataset, Document
+from lodesmith.data._answers import Pair
+from lodesmith.data._asking import QuestionRules
+from lodesmith.data.questions import INSTRUCTION, QuestionGenerator, annotate, load_prompts
+
+TEXT = (
+    "The bridge over the river was built by Ada Lind in 1912. It is made of steel and has 24 arches. "
+    "When the old ferry sank, the town had no other way to cross the water, and so the council paid for it."
+)
+DOCUMENT = Document("d", "The bridge", TEXT)
+
+
+class Scripted:
+    """Answers with what a function makes of the prompt's text."""
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer, self.asked = answer, 0
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"scripted": 2})
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 256, stop: Sequence[str] = ()) -> list[str]:
+        self.asked += len(prompts)
+        return [self.answer(p if isinstance(p, str) else p[-1]["content"]) for p in prompts]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "kind", "reason"),
+    [
+        ("Who built the bridge over the river?", "Ada Lind", "simple", ""),
+        ("Who built the bridge over the river?", "the ada LIND.", "simple", ""),
+        ("Why did the council pay for the bridge?", "the old ferry sank and the town had no other way", "complex", ""),
+        ("Why did the council pay for the bridge?", "the old ferry sank and the town had no other way", "simple",
+         "answer-not-in-document"),
+        ("Why did the council pay for the bridge?", "because rich people wanted to drive", "complex",
+         "answer-not-in-document"),
+        ("Who built the bridge over the river?", "Ada Berg", "simple", "answer-not-in-document"),
+        ("Who built the bridge over the river?", "", "simple", "no-answer"),
+        ("Who built the bridge over the river?", "the", "simple", "no-answer"),
+        ("Who?", "Ada Lind", "simple", "too-short"),
+        ("Who built " + "a bridge " * 40 + "?", "Ada Lind", "simple", "too-long"),
+        ("Who built the bridge over the river?", TEXT, "simple", "long-answer"),
+        ("Name the builder of the bridge.", "Ada Lind", "simple", "not-a-question"),
+        ("It is made of steel and has 24 arches?", "steel", "simple", "copied-sentence"),
+        ("Who built the bridge in this passage?", "Ada Lind", "simple", "refers-to-passage"),
+        ("Was the bridge built by Ada Lind herself?", "Ada Lind", "simple", "answer-in-question"),
+        ("Wer hat die Brücke über den Fluss in der Stadt gebaut?", "Ada Lind", "simple", "other-language"),
+        ("It is made of steel and has _____ arches.", "24", "cloze", ""),
+        ("It is made of steel and has 24 arches.", "24", "cloze", "not-a-question"),
+        ("It is made of _____ and has _____ arches.", "24", "cloze", "not-a-question"),
+        ("It is made of steel and has _____ arches.", "23", "cloze", "answer-not-in-document"),
+    ],
+)  # fmt: skip
+def test_rules_of_questions(question: str, answer: str, kind: str, reason: str) -> None:
+    pair = Pair(question, (answer,) if answer else ())
+    assert QuestionRules().question(pair, kind, DOCUMENT.content) == reason
+
+
+PARAPHRASE = (
+    "Ada Lind built the steel bridge with its 24 arches in 1912. The council of the town paid, because after the "
+    "ferry had sunk there was no way left over the river."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PARAPHRASE, ""),
+        (f"Paraphrase: {PARAPHRASE}", ""),
+        (Generated(f"{PARAPHRASE} And then", finished=False), ""),
+        (Generated("Ada Lind built the steel bridge with its", finished=False), "cut-off"),
+        ("", "empty"),
+        ("I'm sorry, I cannot do that.", "refusal"),
+        ("Ada Lind built it.", "too-short"),
+        (PARAPHRASE + " " + " ".join(f"w{i}" for i in range(100)), "too-long"),
+        ("Ada Lind built a steel bridge. " * 6, "repetitive"),
+        (TEXT, "copied"),
+        (TEXT.upper(), "copied"),
+        (TEXT.replace("built by", "made by"), "copied"),
+        (PARAPHRASE.replace("24", "27"), "invented-number"),
+        ("Die Brücke über den Fluss ist von Ada Lind und aus Stahl, und die Stadt hat sie bezahlt, weil die Fähre "
+         "nicht mehr da war.", "other-language"),
+        ("Gardens need plenty of sunlight and fresh compost, while orchards prefer colder winters and a gentle slope "
+         "towards southern valleys with deeper soil.", "unrelated"),
+    ],
+)  # fmt: skip
+def test_rules_of_paraphrases(text: str, reason: str) -> None:
+    assert QuestionRules().paraphrase(text, TEXT)[1] == reason
+
+
+def json_lines(*rows: tuple[str, str]) -> str:
+    return "\n".join(json.dumps({"question": q, "answer": a}) for q, a in rows)
+
+
+def test_a_document_and_its_kinds() -> None:
+    answers = {
+        "short questions": json_lines(
+            ("Who built the bridge over the river?", "Ada Lind"),
+            ("WHO built a bridge over the river?", "Ada Lind"),
+            ("When was the bridge opened?", "1913"),
+            ("How many arches has the bridge?", "24"),
+            ("When was the bridge built?", "1912"),
+        ),
+        "two or more facts": "I have no idea.",
+        "in other words": PARAPHRASE,
+    }
+    script = Scripted(lambda prompt: next(text for part, text in answers.items() if part in prompt))
+    writer = QuestionGenerator(script, load_prompts(["simple", "complex", "paraphrase"]), per_document=2)
+    made, empty = writer.generate([DOCUMENT, Document("e", "Title only", " ")])
+    assert [(row["kind"], row["question"], row["answers"]) for row in made.rows] == [
+        ("simple", "Who built the bridge over the river?", ["Ada Lind"]),
+        ("simple", "How many arches has the bridge?", ["24"]),
+        ("paraphrase", INSTRUCTION, [PARAPHRASE]),
+    ]
+    assert made.rejects == {"duplicate": 1, "answer-not-in-document": 1, "surplus": 1, "unparsed": 1}
+    assert (empty.rows, empty.rejects) == ([], {"empty-document": 1})
+    assert script.asked == 3
+
+
+def test_a_long_document_is_shown_in_part() -> None:
+    seen: list[str] = []
+    writer = QuestionGenerator(
+        Scripted(lambda prompt: seen.append(prompt) or ""), load_prompts(["simple"]), document_words=5
+    )
+    assert writer.generate([DOCUMENT])[0].rejects == {"empty": 1}
+    assert "Passage: The bridge over the river\n" in seen[0]
+    assert "Title: The bridge\n" in seen[0]
+
+
+def asked(prompt: str) -> str:
+    """A question of its own for each text; for bees always the same one."""
+    text = prompt.partition("Passage: ")[2].partition("\n")[0]
+    animal, thing = text.split()[1], text.split()[-1].strip(".")
+    about = (
+        "a very small animal with wings" if animal == "bee" else f"{' '.join(text.split()[:-1])} or not {thing[::-1]}"
+    )
+    return json_lines((f"Which is it of {about} in the garden?", thing))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from lodesmith.testing import tiny_dataset
+
+    return tiny_dataset().save(tmp_path / "tiny")
+
+
+def test_near_duplicates_across_documents_are_dropped(folder: Path) -> None:
+    dataset = Dataset.load(folder)
+    bees = [key for key, document in dataset.documents.items() if document.title == "bee"]
+    meta = annotate(dataset, QuestionGenerator(Scripted(asked), load_prompts(["simple"])), chunk=6)
+    rows = Column.load(folder, "questions").rows
+    assert len(bees) > 1
+    assert len(rows) > 20
+    assert [key for key in bees if key in rows] == bees[:1]
+    assert meta["counts"]["near-duplicate"] == len(bees) - 1
+    assert meta["counts"]["kept-simple"] == sum(map(len, rows.values()))
+    assert names(folder) == ["questions"]
+    left = [path.name for path in (folder / "columns").iterdir() if "drafts" in path.name]
+    assert left == []
+
+
+def test_split_limit_and_the_maker(folder: Path) -> None:
+    dataset = Dataset.load(folder)
+    relevant = {d for documents in dataset.split("dev").values() for d in documents}
+    meta = annotate(dataset, QuestionGenerator(Scripted(asked), load_prompts(["simple"])), split="dev", name="dev")
+    assert meta["counts"]["done"] == len(relevant)
+    script = Scripted(asked)
+    for per_document, expected in ((3, 5), (3, 5), (2, 10)):
+        writer = QuestionGenerator(script, load_prompts(["simple"]), per_document=per_document)
+        annotate(dataset, writer, limit=5)
+        assert script.asked == expected
+
+
+def test_another_prompt_is_another_maker(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Passage: {text}\n")
+    prints = {
+        annotate(Dataset.load(folder), QuestionGenerator(Scripted(asked), load_prompts(["simple"], path)), limit=2)[
+            "fingerprint"
+        ]
+        for path in (None, tmp_path / "prompt.txt")
+    }
+    assert len(prints) == 2
+
+
+KILLED = """
+import json, os, signal, sys
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.records import Dataset
+from lodesmith.data.questions import QuestionGenerator, annotate, load_prompts
+
+class Slow:
+    asked = 0
+    fingerprint = fingerprint({"slow": 1})
+    def generate(self, prompts, *, max_new_tokens=256, stop=()):
+        with open(sys.argv[2], "a") as log:
+            for prompt in prompts:
+                text = prompt[-1]["content"].partition("Passage: ")[2].partition("\\n")[0]
+                log.write(text + "\\n")
+                self.asked += 1
+                if self.asked > int(sys.argv[3]):
+                    log.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+        rows = []
+        for prompt in prompts:
+            text = prompt[-1]["content"].partition("Passage: ")[2].partition("\\n")[0]
+            question = f"What is it that the {text.split()[1]} of this tale {text.split()[2]}?"
+            rows.append(json.dumps({"question": question, "answer": text.split()[-1].strip(".")}))
+        return rows
+
+annotate(Dataset.load(sys.argv[1]), QuestionGenerator(Slow(), load_prompts(["simple"])), chunk=8)
+"""
+
+
+def test_a_killed_run_goes_on_after_its_last_chunk(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "asked.txt"
+
+    def run(most: int) -> int:
+        command = [sys.executable, "-c", KILLED, str(folder), str(log), str(most)]
+        return subprocess.run(command, env=dict(os.environ), check=False, timeout=60).returncode
+
+    assert run(20) == -signal.SIGKILL
+    assert names(folder) == []
+    assert len(log.read_text().splitlines()) == 21
+    log.write_text("")
+    assert run(1000) == 0
+    assert len(log.read_text().splitlines()) == 40 - 16  # two chunks of eight were written down
+    killed = (folder / "columns/questions.jsonl").read_bytes()
+    (folder / "columns/questions.jsonl").unlink()
+    assert run(1000) == 0
+    assert (folder / "columns/questions.jsonl").read_bytes() == killed
+
+
+def test_kinds_and_prompts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no kind of questions is called 'simpel'") as raised:
+        load_prompts(["simpel"])
+    assert "'simple'" in raised.value.do
+    with pytest.raises(ConfigError, match="one prompt file cannot ask for simple, complex"):
+        load_prompts(["simple", "complex"], tmp_path / "prompt.txt")
+    (tmp_path / "prompt.txt").write_text("Ask about {document}")
+    with pytest.raises(InputError, match=r"unknown placeholder \{document\}"):
+        load_prompts(["simple"], tmp_path / "prompt.txt")
+    with pytest.raises(ConfigError, match="0 questions"):
+        QuestionGenerator(Scripted(str), load_prompts(["simple"]), per_document=0)
+    with pytest.raises(InputError, match="not in a folder"):
+        annotate(Dataset.of([DOCUMENT]), QuestionGenerator(Scripted(str), load_prompts(["simple"])))

@@ -1,0 +1,489 @@
+"""A mirror of the published collections, tiny and in their real layouts: as a folder, and served over HTTP.
+
+`build` writes the folder: each file under the path of its published address, hub datasets under
+`datasets/OWNER/NAME`. `serve` answers requests for it as publishers and the hub do, with faults on demand.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+import tarfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FORUMS = [
+    *("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix"),
+    *("webmasters", "wordpress"),
+]
+SETS = [
+    *("arguana", "climate-fever", "dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus", "nq", "quora"),
+    *("scidocs", "scifact", "trec-covid", "webis-touche2020"),
+]
+_BEIR = "thakur/BEIR/datasets"
+
+
+# the folder
+
+
+def build(root: Path) -> Path:
+    """Write the mirror's folder."""
+    for name in SETS:
+        _write(root / _BEIR / f"{name}.zip", zipped(beir_files(name)))
+    forums = {path: text for forum in FORUMS for path, text in beir_files(f"cqadupstack/{forum}").items()}
+    _write(root / _BEIR / "cqadupstack.zip", zipped(forums))
+    _msmarco(root / "msmarcoranking")
+    _write(root / "SQuAD-explorer/dataset/train-v1.1.json", json.dumps(squad("train", 4)).encode())
+    _write(root / "SQuAD-explorer/dataset/dev-v1.1.json", json.dumps(squad("dev", 2)).encode())
+    _write(root / "datasets/hotpot/hotpot_train_v1.1.json", json.dumps(hotpotqa("train", 6)).encode())
+    _write(root / "datasets/hotpot/hotpot_dev_distractor_v1.json", json.dumps(hotpotqa("dev", 2)).encode())
+    _nq(root / "natural_questions/v1.0-simplified")
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(root).as_posix()}\n" for p in files]
+    _write(root / "SHA256SUMS", "".join(sums).encode())
+    _wikipedia(root / "datasets/wikimedia/wikipedia")
+    _vidore_first(root / "datasets/vidore/arxivqa_test_subsampled")
+    _vidore_second(root / "datasets/vidore/esg_reports_v2")
+    _colpali(root / "datasets/vidore/colpali_train_set")
+    return root
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return out.getvalue()
+
+
+def _lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def beir_files(name: str) -> dict[str, str]:
+    """The files of one set: 5 documents, 3 judged queries and one that is not, and what some sets have of their own."""
+    documents = [
+        {"_id": f"d{i}", "title": f"Title {i}", "text": f"{name} text number {i}", "metadata": {"url": f"u{i}"}}
+        for i in range(5)
+    ]
+    queries = [{"_id": f"q{i}", "text": f"{name} question {i}?", "metadata": {}} for i in range(4)]
+    rows = ["query-id\tcorpus-id\tscore", "q0\td0\t1", "q1\td1\t2", "q2\td2\t1", "q2\td3\t0"]
+    if name == "trec-covid":
+        rows.append("q0\td4\t-1")
+    if name == "arguana":
+        documents.append({"_id": "q0", "title": "", "text": "the argument that is asked about"})
+    splits = {"msmarco": ("train", "dev", "test"), "hotpotqa": ("train", "dev", "test")}.get(name, ("test",))
+    files = {f"{name}/corpus.jsonl": _lines(documents), f"{name}/queries.jsonl": _lines(queries)}
+    return files | {f"{name}/qrels/{split}.tsv": "\n".join(rows) + "\n" for split in splits}
+
+
+def _msmarco(folder: Path) -> None:
+    """60 passages, 20 judged training queries of 25, 6 development queries, 12 triples a query (in turns)."""
+    texts = {
+        "collection.tsv": "".join(f"{i}\tPassage {i} says something.\n" for i in range(60)),
+        "queries.train.tsv": "".join(f"{1000 + i}\ttraining question {i}\n" for i in range(25)),
+        "queries.dev.small.tsv": "".join(f"{2000 + i}\tdevelopment question {i}\n" for i in range(6)),
+        "queries.dev.tsv": "9\tnot of the small set\n",
+        "qrels.train.tsv": "".join(f"{1000 + i}\t0\t{i}\t1\n" for i in range(20)),
+        "qrels.dev.small.tsv": "".join(f"{2000 + i}\t0\t{30 + i}\t1\n" for i in range(6)),
+    }
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    _write(folder / "collectionandqueries.tar.gz", packed.getvalue())
+    triples = "".join(f"{1000 + q}\t{q}\t{q}\n" for q in range(20))  # which names a positive: it happens
+    triples += "".join(f"{1000 + q}\t{q}\t{(q + 1 + n) % 60}\n" for n in range(12) for q in range(20))
+    _write(folder / "qidpidtriples.train.full.2.tsv.gz", gzip.compress(triples.encode(), mtime=0))
+
+
+def squad(split: str, articles: int) -> dict[str, Any]:
+    """Articles of 2 paragraphs with 2 questions each."""
+
+    def question(article: int, paragraph: int, n: int) -> dict[str, Any]:
+        answers = [{"text": f"answer {n}", "answer_start": 0}] * 2
+        return {
+            "id": f"{split}{article}{paragraph}{n}",
+            "question": f"Which {split} {article} {n}?",
+            "answers": answers,
+        }
+
+    data = [
+        {
+            "title": f"{split}_article_{a}",
+            "paragraphs": [
+                {"context": f"The {split} context {a}.{p}: «ü» answer.", "qas": [question(a, p, n) for n in range(2)]}
+                for p in range(2)
+            ],
+        }
+        for a in range(articles)
+    ]
+    return {"data": data, "version": "1.1"}
+
+
+def hotpotqa(split: str, count: int) -> list[dict[str, Any]]:
+    """Questions with 2 supporting paragraphs and 3 distractors, the last of which all questions share."""
+
+    def paragraph(name: str) -> list[Any]:
+        return [name, [f"{name} begins here.", " It ends here."]]
+
+    return [
+        {
+            "_id": f"{split}{i}",
+            "question": f"What do A{i} and B{i} share?",
+            "answer": "yes" if i % 2 else "a thing",
+            "type": "comparison",
+            "level": "hard",
+            "supporting_facts": [[f"{split} A{i}", 0], [f"{split} B{i}", 1]],
+            "context": [paragraph(f"{split} {x}{i}") for x in "CADB"] + [paragraph("Shared")],
+        }
+        for i in range(count)
+    ]
+
+
+def _nq(folder: Path) -> None:
+    """Training: 5 questions on 4 pages, one without a long answer. Development: the layout with token records."""
+
+    def page(n: int) -> tuple[str, list[dict[str, Any]]]:
+        text = f"Page {n} - Wikipedia <H1> Page {n} </H1> <P> First paragraph of {n} . </P> "
+        text += '<Table> <Tr> <Td_colspan="2"> cell </Td> </Tr> </Table>'
+        words = text.split(" ")
+        spans = [(words.index("<P>"), words.index("</P>") + 1), (words.index("<Table>"), len(words))]
+        inner = (words.index("<Tr>"), words.index("</Tr>") + 1)
+        candidates = [{"start_token": a, "end_token": b, "top_level": True} for a, b in spans]
+        return text, [*candidates, {"start_token": inner[0], "end_token": inner[1], "top_level": False}]
+
+    def row(i: int, n: int, index: int) -> dict[str, Any]:
+        text, candidates = page(n)
+        start = text.split(" ").index("First")
+        long = {"candidate_index": index, "start_token": -1, "end_token": -1}
+        short = [{"start_token": start, "end_token": start + 2}] if index == 0 else []
+        return {
+            "example_id": 5000 + i,
+            "question_text": f"question {i} about page {n}",
+            "document_text": text,
+            "document_url": f"https://en.wikipedia.org//w/index.php?title=Page_{n}&amp;oldid=90{n}",
+            "long_answer_candidates": candidates,
+            "annotations": [{"long_answer": long, "short_answers": short, "yes_no_answer": "NONE"}],
+        }
+
+    train = [row(0, 0, 0), row(1, 1, 2), row(2, 2, -1), row(3, 3, 0), row(4, 0, 1)]
+    dev = row(9, 7, 0) | {"document_title": "Page 7"}
+    words = dev.pop("document_text").split(" ")
+    dev["document_tokens"] = [{"token": w, "html_token": w.startswith("<")} for w in words]
+    one = dev["annotations"][0]
+    nothing = {"long_answer": {"candidate_index": -1}, "short_answers": [], "yes_no_answer": "NONE"}
+    dev["annotations"] = [one, one, nothing, nothing, nothing]
+    lonely = dev | {"example_id": 5010, "annotations": [one, nothing, nothing, nothing, nothing]}
+    _write(folder / "simplified-nq-train.jsonl.gz", gzip.compress(_lines(train).encode(), mtime=0))
+    _write(folder / "nq-dev-all.jsonl.gz", gzip.compress(_lines([dev, lonely]).encode(), mtime=0))
+
+
+def parquet(path: Path, rows: list[dict[str, Any]], group: int = 2) -> None:
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group)
+
+
+def png(value: int, size: int = 4) -> bytes:
+    """A gray PNG image whose bytes depend on `value`."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
+    pixels = b"".join(b"\0" + bytes([(value * 7 + row) % 256] * size) for row in range(size))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def image(value: int) -> dict[str, Any]:
+    return {"bytes": png(value), "path": f"{value}.png"}
+
+
+def _card(folder: Path, licence: Any, **sizes: int) -> None:
+    infos = [{"config_name": name, "dataset_size": size} for name, size in sizes.items()]
+    text = yaml.safe_dump({"license": licence, "dataset_info": infos})
+    _write(folder / "README.md", f"---\n{text}---\n# Card\n".encode())
+
+
+def _wikipedia(folder: Path) -> None:
+    """Two languages; English in 4 shards of 3 articles."""
+    body = (
+        "{0} is an article ( ; ) about  things.\n\nHistory\nIt began long ago and went on for many years , it is said."
+        "\n\nReferences\nA book that nobody reads is listed here."
+    )
+    for language, shards in (("en", 4), ("de", 1)):
+        for shard in range(shards):
+            rows = [
+                {
+                    "id": str(100 * shard + i),
+                    "url": "u",
+                    "title": f"{language} {shard}.{i}",
+                    "text": body.format("This"),
+                }
+                for i in range(3)
+            ]
+            parquet(folder / f"20231101.{language}/train-{shard:05}-of-{shards:05}.parquet", rows)
+    _card(folder, ["cc-by-sa-3.0", "gfdl"], **{"20231101.en": 4000})
+
+
+def _vidore_first(folder: Path) -> None:
+    """7 rows in 2 shards: 5 pages, one row without a question, one question asked twice (of different pages)."""
+    pages, queries = [0, 1, 1, 2, 3, 4, 0], ["a?", "b?", "c?", None, "d?", "a?", "e?"]
+    rows = [
+        {"query": q, "image": image(p), "image_filename": f"images/{p}.png", "answer": f"['{q}']", "page": "1"}
+        for p, q in zip(pages, queries, strict=True)
+    ]
+    parquet(folder / "data/test-00000-of-00002.parquet", rows[:4])
+    parquet(folder / "data/test-00001-of-00002.parquet", rows[4:])
+    _card(folder, "mit", default=5000)
+
+
+def _vidore_second(folder: Path) -> None:
+    """4 pages, two of them with the same picture, 3 queries, 4 judgements."""
+    pages = [{"corpus-id": i, "image": image(i % 3), "doc-id": "report"} for i in range(4)]
+    parquet(folder / "corpus/test-00000-of-00001.parquet", pages)
+    queries = [{"query-id": i, "query": f"ESG question {i}?", "language": "english"} for i in range(3)]
+    parquet(folder / "queries/test-00000-of-00001.parquet", queries)
+    pairs = [(0, 0, 1), (0, 3, 2), (1, 1, 1), (2, 2, 1)]
+    parquet(
+        folder / "qrels/test-00000-of-00001.parquet", [{"query-id": q, "corpus-id": d, "score": s} for q, d, s in pairs]
+    )
+    _card(folder, "cc-by-3.0", corpus=4000, queries=100, qrels=50)
+
+
+def _colpali(folder: Path) -> None:
+    """5 training shards of 4 pairs and a test shard of 2."""
+
+    def rows(shard: int, count: int) -> list[dict[str, Any]]:
+        ids = [100 * shard + i for i in range(count)]
+        return [
+            {"image": image(n), "image_filename": f"images/{n}.jpg", "query": f"What is on page {n}?", "answer": "C"}
+            for n in ids
+        ]
+
+    for shard in range(5):
+        parquet(folder / f"data/train-{shard:05}-of-00005.parquet", rows(shard, 4))
+    parquet(folder / "data/test-00000-of-00001.parquet", rows(9, 2))
+    _card(folder, [], default=9000)
+
+
+# the server
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests whose path ends so.
+
+    Args:
+        path: the end of the path.
+        status: answered instead of the file; 0 for none.
+        headers: of that answer.
+        cut: bytes of the body after which the connection is cut; −1 for none.
+        times: how many requests are hit.
+        wait: called before the body's second half is sent.
+    """
+
+    path: str
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = -1
+    times: int = 1
+    wait: Callable[[], Any] | None = None
+
+
+@dataclass
+class Mirror:
+    """A running server over a mirror's folder.
+
+    Args:
+        root: the folder.
+        url: its address.
+        ranges: whether range requests are answered.
+        tags: whether files have an ETag.
+        token: wanted for every request, if not ''.
+        faults: what goes wrong.
+        requests: (method, path, range, authorization) of each request.
+        conditions: the If-Range header of each request that has one.
+    """
+
+    root: Path
+    url: str = ""
+    ranges: bool = True
+    tags: bool = True
+    token: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str, str, str]] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+
+    def asked(self, end: str) -> list[str]:
+        """The ranges ('' for none) that were asked for of the files whose path ends so."""
+        return [r for method, path, r, _ in self.requests if method == "GET" and path.endswith(end)]
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Mirror]:
+    """Serve a folder on a port of this machine."""
+    mirror = Mirror(root)
+    handler = type("Handler", (_Handler,), {"mirror": mirror})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    mirror.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield mirror
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    mirror: Mirror
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        asked = (self.command, path, self.headers.get("Range", ""), self.headers.get("Authorization", ""))
+        self.mirror.requests.append(asked)
+        self.mirror.conditions += [self.headers["If-Range"]] if "If-Range" in self.headers else []
+        fault = self._fault(path)
+        if fault and fault.status:
+            self._send(fault.status, b"no", fault.headers)
+        elif self.mirror.token and asked[3] != f"Bearer {self.mirror.token}":
+            gated = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this dataset is restricted"}
+            self._send(401, b"no", gated)
+        elif path.startswith("/api/datasets/"):
+            self._api(path.removeprefix("/api/datasets/"))
+        else:
+            self._file(path, fault)
+
+    def _fault(self, path: str) -> Fault | None:
+        for fault in self.mirror.faults:
+            if path.endswith(fault.path) and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _api(self, path: str) -> None:
+        owner, name, *rest = path.strip("/").split("/")
+        repo = self.mirror.root / "datasets" / owner / name
+        if not repo.is_dir():
+            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        files = sorted(p for p in repo.rglob("*") if p.is_file())
+        if not rest or rest[0] == "revision":
+            siblings = [{"rfilename": p.relative_to(repo).as_posix()} for p in files]
+            card = yaml.safe_load((repo / "README.md").read_text().split("---")[1])
+            info = {"id": f"{owner}/{name}", "sha": REVISION, "siblings": siblings, "cardData": card, "tags": []}
+            return self._json(info | {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0})
+        below = repo / "/".join(rest[2:])
+        if not below.is_dir():
+            return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive") in (["true"], ["True"], ["1"])
+        found = [p for p in files if below in p.parents] if recursive else []
+        return self._json([_entry(p, repo) for p in found])
+
+    def _file(self, path: str, fault: Fault | None) -> None:
+        head, _, tail = path.partition(f"/resolve/{REVISION}/")
+        file = self.mirror.root / (f"{head}/{tail}" if tail else path).lstrip("/")
+        if not file.is_file():
+            return self._send(404, b"no such file", {})
+        data = file.read_bytes()
+        headers = {"ETag": f'"{hashlib.md5(data).hexdigest()}"'} if self.mirror.tags else {}
+        start, status = self._start(data, headers.get("ETag", ""))
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if status == 416:
+            return self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+        return self._body(status, data[start:], headers, fault)
+
+    def _start(self, data: bytes, tag: str) -> tuple[int, int]:
+        wanted = self.headers.get("Range", "")
+        if not wanted or not self.mirror.ranges:
+            return 0, 200
+        if self.headers.get("If-Range", tag) != tag:
+            return 0, 200
+        start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        return (start, 206) if start < len(data) else (0, 416)
+
+    def _body(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault and fault.wait:
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            fault.wait()
+            body = body[len(body) // 2 :]
+        if fault and fault.cut >= 0:
+            self.wfile.write(body[: fault.cut])
+            self.wfile.flush()
+            time.sleep(0.01)
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.wfile.write(body)
+
+
+def _entry(path: Path, repo: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    entry: dict[str, Any] = {"type": "file", "path": path.relative_to(repo).as_posix(), "size": len(data), "oid": "0"}
+    if path.suffix == ".parquet":
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return entry
+
+
+if __name__ == "__main__":  # python tests/mirrors.py FOLDER: build the mirror and serve it until Ctrl-C
+    import sys
+
+    with serve(build(Path(sys.argv[1]))) as served:
+        print(served.url, flush=True)
+        threading.Event().wait()

@@ -12,15 +12,28 @@ import pytest
 import tiny_models
 from lodesmith.core.protocols import Encoder
 from lodesmith.core.registry import names
-from lodesmith.encoders import IsotropicGaussianEncoder, Passages, TransformerEncoder
+from lodesmith.encoders import (
+    Bag,
+    IsotropicGaussianEncoder,
+    Passages,
+    Recurrent,
+    TowerPair,
+    TransformerEncoder,
+    Vocabulary,
+)
 from lodesmith.testing import HashEncoder
-from tiny_models import TEXTS
+from tiny_models import TEXTS, WORDS
 
+VOCABULARY = Vocabulary.build([" ".join(WORDS)] * 2)
 MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "hash": lambda folder: HashEncoder(),
     "transformer": lambda folder: TransformerEncoder(tiny_models.build(folder)),
     "transformer, padded": lambda folder: TransformerEncoder(tiny_models.build(folder, "mpnet")),
     "transformer, passages": lambda folder: TransformerEncoder(tiny_models.build(folder), passages=Passages(20, 5)),
+    "bag": lambda folder: Bag(VOCABULARY, 16, weights="learned", max_length=90),
+    "bag, projected": lambda folder: Bag(VOCABULARY, 16, weights="idf", projection=7, metric="dot"),
+    "rnn": lambda folder: Recurrent(VOCABULARY, words=8, hidden=6, max_length=90),
+    "rnn, pair": lambda folder: TowerPair(Bag(VOCABULARY, 6), Recurrent(VOCABULARY, 6, cell="lstm", pooling="last")),
     "projected": lambda folder: IsotropicGaussianEncoder(7, TransformerEncoder(tiny_models.build(folder))),
 }
 

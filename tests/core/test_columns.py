@@ -106,6 +106,18 @@ def test_a_journal_of_another_maker_is_dropped(tmp_path: Path) -> None:
         assert column.counts == {}
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "", "\x00"])
+def test_a_broken_meta_file_or_maker_makes_it_anew(tmp_path: Path, text: str) -> None:
+    write(tmp_path, ["a"])
+    (tmp_path / "columns/negatives.meta.json").write_text(text)
+    with ColumnWriter(tmp_path, "negatives", "query", MADE) as column:
+        assert column.missing(["a"]) == ["a"]
+        column.add("a", [])
+    (tmp_path / "columns/.negatives.work/made_by.json").write_text(text)
+    write(tmp_path, ["a", "b"])
+    assert list(Column.load(tmp_path, "negatives").rows) == ["a", "b"]
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with ColumnWriter(tmp_path, "negatives", "query", MADE), pytest.raises(BusyError):
         ColumnWriter(tmp_path, "negatives", "query", MADE).__enter__()

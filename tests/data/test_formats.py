@@ -366,3 +366,29 @@ def test_real_samples(collections: Path, tmp_path: Path) -> None:
     assert (report.queries, report.columns, report.refused) == (20, {"negatives": 20, "teacher_scores": 20}, 0)
     teacher = Column.load(tmp_path / "hard", "teacher_scores")
     assert sorted({len(rows[0]["ids"]) for rows in teacher.rows.values()})[-1] == 101
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"supporting_facts": [[["A"], 0]]},
+        {"supporting_facts": {"title": 5, "sent_id": [0]}},
+        {"context": [[["A"], ["x"]]]},
+        {"context": {"title": 5, "sentences": 3}},
+    ],
+    ids=str,
+)
+def test_hotpotqa_rows_of_other_types_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    row = {"_id": "1", "question": "q?", "answer": "a", "supporting_facts": [["A", 0]], "context": [["A", ["s."]]]}
+    data, report = made(tmp_path, {"a.jsonl": lines(row, row | {"_id": "2"} | change)})
+    assert (list(data.queries), report.refused, report.problems[0].line) == (["1"], 1, 2)
+    made(tmp_path / "first", {"a.jsonl": lines(row | change, row), "b.txt": "Some words."})
+
+
+def test_a_topic_without_a_title_does_not_take_that_of_the_next(tmp_path: Path) -> None:
+    topics = "<top><num> Number: 1 <desc> d </top>\n<top><num> Number: 2 <title> Topic: two\n words <desc> d </top>"
+    data, report = made(tmp_path, {"topics.txt": topics, "a.txt": "Some words."})
+    assert [(query.id, query.text) for query in data.queries.values()] == [("2", "two words")]
+    assert [(problem.line, problem.detail) for problem in report.problems] == [
+        (1, "a topic must have a number and a <title>")
+    ]

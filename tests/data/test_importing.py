@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,68 @@ def test_kinds_by_name(tmp_path: Path, name: str, kind: str, split: str) -> None
 def test_scifact_comes_over_unchanged(collections: Path, tmp_path: Path) -> None:
     import_paths([collections / "scifact"], tmp_path / "out")
     assert Dataset.load(tmp_path / "out").fingerprint == Dataset.load(collections / "scifact").fingerprint
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_an_image_takes_the_place_of_nothing(tmp_path: Path) -> None:
+    """Neither of the dataset's own files, nor of an image that another corpus has under the same name."""
+    for folder, body in (("one", PNG + b"1"), ("two", PNG + b"2")):
+        corpus = {"_id": folder, "text": "t", "image": "images/p.png"}
+        own = [{"_id": f"{folder}{i}", "text": "t", "image": i} for i in ("corpus.jsonl", "./queries.jsonl", "QRELS/x")]
+        lines = "".join(json.dumps(row) + "\n" for row in [corpus, *own])
+        write(tmp_path / folder, {"corpus.jsonl": lines, "queries.jsonl": "{}", "QRELS/x": "", "images/p.png": body})
+    report = import_paths([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    data = Dataset.load(tmp_path / "out")
+    assert set(data.documents) == {"one", "two"}
+    assert (tmp_path / "out" / data.documents["one"].image).read_bytes() == PNG + b"1"
+    assert (tmp_path / "out" / data.documents["two"].image).read_bytes() == PNG + b"2"
+    assert sum("is no image file beside it" in problem.detail for problem in report.problems) == 6
+
+
+def test_what_follows_a_clash_of_ids_goes_with_it(tmp_path: Path) -> None:
+    """Two files that number their queries alike: the second's judgements are not the first's."""
+    row = {"_id": "1", "query": "first", "pos": ["p one"], "neg": ["n one"]}
+    other = {"_id": "1", "query": "second", "pos": ["p two"], "neg": ["n two"]}
+    folder = write(tmp_path / "in", {"a.jsonl": json.dumps(row), "b.jsonl": f"{json.dumps(other)}\n{json.dumps(row)}"})
+    report = import_paths([folder], tmp_path / "out")
+    data = Dataset.load(tmp_path / "out")
+    assert data.queries["1"].text == "first"
+    assert [data.documents[d].text for d in data.judgements["train"]["1"]] == ["p one"]
+    assert report.refused == 1
+    assert report.columns == {"negatives": 2}, "the third row says the same as the first"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", {"b.txt": "Some words."})
+    os.mkfifo(folder / "a.txt")
+    report = import_paths([folder], tmp_path / "out")
+    assert (report.documents, report.problems[0].detail) == (1, "this is no regular file")
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xe9"))
+    folder.mkdir()
+    for byte in (b"\xe8", b"\xe9"):
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + byte + b".jsonl"))
+        path.write_text(json.dumps({"query": repr(byte), "pos": ["p"], "neg": ["n"]}))
+    report = import_paths([folder], tmp_path / "out")
+    data = Dataset.load(tmp_path / "out")
+    assert (report.queries, report.refused) == (2, 0)
+    assert data.name == "in\\xe9"
+    assert set(data.queries) == {"\\xe8:1", "\\xe9:1"}
+
+
+def test_hostile_markup_is_read_in_time_linear_in_it(tmp_path: Path) -> None:
+    """Tags that are never closed: each of these took minutes when every one was looked for to the end."""
+    head = "<DOC><DOCNO>1</DOCNO>"
+    files: dict[str, str | bytes] = {}
+    files |= {f"{i}.trec": head.replace("1", str(i)) + tag * 40_000 + "</DOC>" for i, tag in enumerate(UNCLOSED)}
+    files |= {"topics.txt": "<top><num> 7 <title> found </top>" + "<num> 1 " * 40_000, "note.txt": "Some words."}
+    import_paths([write(tmp_path / "in", files)], tmp_path / "out")
+    assert {"0", "1", "2", "3"} < set(Dataset.load(tmp_path / "out").documents)
+    assert list(Dataset.load(tmp_path / "out").queries) == ["7"]
+
+
+UNCLOSED = ("<TITLE> a ", "<script> a ", "<TEXT <p ", "<!-- a ")

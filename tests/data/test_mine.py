@@ -202,6 +202,20 @@ def judge(limit: Mapping[str, float], calls: list[int]) -> object:
     return score
 
 
+def test_a_positive_of_another_split_or_of_a_query_of_the_same_words_is_no_negative() -> None:
+    documents = [Document(f"d{at}", "", LONG if at in (2, 5) else f"text number {at}") for at in range(9)]
+    queries = [Query("q", "what"), Query("again", "What?"), Query("other", "which"), Query("unseen", "what")]
+    judged = {
+        "train": {"q": {"d0": 1}, "other": {"d4": 1}, "again": {"d2": 2, "gone": 1}},
+        "test": {"q": {"d1": 1, "d3": 0}, "unseen": {"d4": 1}},
+    }
+    dataset = Dataset.of(documents, queries, judged)
+    found = mined(dataset, falling(9), Rules(3, relative=0.8))
+    assert found.ids == ("d3", "d4", "d6")  # d5 has the words of d2; d0 alone sets the margin
+    assert (found.counts["duplicate"], found.counts["candidates"]) == (1, 6)
+    # d4 is what the test judges relevant to a query of these words: it must not decide what is trained on
+
+
 def test_a_filter_judges_instead_of_the_system_and_only_what_is_needed() -> None:
     calls: list[int] = []
     found = mined(world(), falling(), Rules(3), judge=judge({"d0": 0.9, "d1": 0.95, "d3": 0.86, "d4": 0.85}, calls))

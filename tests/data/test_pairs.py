@@ -166,6 +166,15 @@ def test_near_duplicates_are_left_out() -> None:
     assert counts["title: nearly the text of another"] == 2
 
 
+def test_a_copy_of_what_another_split_judges_gets_in_nowhere() -> None:
+    copy = text(1, 9).replace("today.", "today!", 1)
+    documents = [Document("secret", "", text(1, 9)), Document("a#1", "", copy), Document("a#2", "", text(2))]
+    data = Dataset.of(documents, [Query("q", "x")], {"test": {"q": {"secret": 1}}})
+    found, counts = pairs_of(data)
+    assert kinds(found) == {"a#1": [], "a#2": ["inverse_cloze"]}, "not as a neighbour either"
+    assert counts["documents that nearly repeat another"] == 1
+
+
 def test_the_limit_draws_documents_by_hash() -> None:
     data = Dataset.of([Document(f"d{i}", "", text(i)) for i in range(30)])
     first, again, other = (pairs_of(data, limit=10, seed=seed)[0] for seed in (0, 0, 1))
@@ -206,9 +215,10 @@ def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'titel'") as error:
         pairs_of(data, methods=["titel"])
     assert "'title'" in error.value.do
-    for settings_ in ({"methods": []}, {"limit": 0}):
-        with pytest.raises(ConfigError):
-            pairs_of(data, **settings_)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        pairs_of(data, methods=[])
+    with pytest.raises(ConfigError):
+        pairs_of(data, limit=0)
     with pytest.raises(InputError):
         make_pairs(tmp_path / "none")
     assert pairs_of(Dataset.of([]))[0] == {}

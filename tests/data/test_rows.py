@@ -278,3 +278,16 @@ def test_split_names_are_checked(tmp_path: Path) -> None:
         import_paths([tmp_path], tmp_path / "out", split="../x")
     assert kind_of(Path("readme.md")) == ""
     assert importing.Pages().dpi == 150
+
+
+def test_a_parquet_value_that_python_cannot_hold(tmp_path: Path) -> None:
+    """A day in a far future, in a column that nobody asked for."""
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    (tmp_path / "in").mkdir()
+    table = arrow.table({"text": ["some words"], "at": arrow.array([10**15], arrow.timestamp("s"))})
+    pyarrow.parquet.write_table(table, tmp_path / "in/a.parquet")
+    (tmp_path / "in/b.txt").write_text("Some words.")
+    report = import_paths([tmp_path / "in"], tmp_path / "out")
+    assert (report.documents, report.problems[0].file) == (1, "a.parquet")

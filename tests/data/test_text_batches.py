@@ -287,6 +287,16 @@ def test_the_position_is_exact_at_any_batch(world: tuple[Tokens, Tokens]) -> Non
             build(**options).load_state_dict(states[1])
 
 
+def test_a_position_in_other_data_of_the_same_size_is_refused(world: tuple[Tokens, Tokens]) -> None:
+    pairs = np.stack([np.arange(300), np.arange(300)], 1)
+    state = TextBatches(*world, pairs, batch_size=10).state_dict()
+    others: list[Any] = [{"known": np.array([[399, 299]])}, {"negatives": np.zeros((300, 1), int)}, {}]
+    for options, own in zip(others, (pairs, pairs, pairs[::-1]), strict=True):
+        with pytest.raises(ResumeError, match="begun with data"):
+            TextBatches(*world, own, batch_size=10, **options).load_state_dict(state)
+    TextBatches(*world, pairs.copy(), batch_size=10).load_state_dict(state)
+
+
 def test_a_store_filled_in_another_order_gives_the_same_batches(tmp_path: Path) -> None:
     sides = texts(50, 9), texts(40, 30, 1)
     found = []

@@ -13,7 +13,7 @@ from lodesmith.recipes.recipe import Recipe, load, shipped
 
 def test_every_shipped_recipe_loads_and_its_header_is_its_command() -> None:
     found = shipped()
-    assert len(found) == 1
+    assert len(found) == 3
     for name, path in found.items():
         assert load(name).name == name
         assert path.read_text(encoding="utf-8").startswith(f"# lode train {name} ")
@@ -25,6 +25,17 @@ def test_overrides_reach_their_place() -> None:
     assert recipe.data.path == "some/folder"
     assert recipe.data.validation is None
     assert recipe.seed == 3
+
+
+def test_engine_schedule_and_groups_are_reached_by_overrides() -> None:
+    overrides = ["engine.precision=bfloat16", "engine.accumulate=4", "stages.0.optim.schedule=plateau"]
+    group = "{match: 'encoder.*', freeze_epochs: 2}"
+    recipe = load("isotropic", [*overrides, "stages.0.optim.plateau.patience=1", f"stages.0.optim.groups=[{group}]"])
+    assert recipe.engine.model_dump() == {"precision": "bfloat16", "accumulate": 4}
+    assert recipe.stages[0].optim.plateau.patience == 1
+    assert recipe.stages[0].optim.groups[0].freeze_epochs == 2
+    with pytest.raises(ConfigError, match=r"engine\.precision"):
+        load("isotropic", ["engine.precision=bf16"])
 
 
 def test_mapping_overrides_equal_spelled_ones() -> None:

@@ -292,6 +292,25 @@ def test_scores_need_candidates(folder: Path, cross: Path) -> None:
         teach_scores(folder, str(cross), name="negatives")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"query": "q0", "ids": 5}', "no list of document ids"),
+        ('{"query": "q0", "ids": "d1"}', "no list of document ids"),
+        ('{"query": "q0", "ids": ["d1", null]}', "no list of document ids"),
+        ('{"query": "q0"}', "no list of document ids"),
+        ('{"document": "q0", "ids": ["d1"]}', "belong to documents"),
+    ],
+)
+def test_a_column_of_something_else_is_refused(line: str, says: str, folder: Path, tiny_model: Path) -> None:
+    (folder / "columns").mkdir()
+    (folder / "columns/negatives.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=says):
+        teach_scores(folder, str(tiny_model))
+    with pytest.raises(InputError, match=says):
+        teach_vectors(folder, str(tiny_model), Part(limit=2))
+
+
 def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         main([str(a) for a in arguments])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -161,6 +162,9 @@ def test_forecast_trains_nothing(dataset: Path, tiny_model: Path, tmp_path: Path
     report = forecast(plan("isotropic", overrides(dataset, tiny_model), out=tmp_path / "run"))
     assert report["steps"] == {"contrast": 6 * -(-report["pairs"] // 16)}
     assert report["trainable_parameters"] == 32 * 32 + 32
+    accumulated = {**overrides(dataset, tiny_model), "engine.accumulate": 3}
+    fewer = forecast(plan("isotropic", accumulated, out=tmp_path / "run"))
+    assert fewer["steps"] == {"contrast": 6 * math.ceil(math.ceil(report["pairs"] / 16) / 3)}
     assert not (tmp_path / "run").exists()
 
 

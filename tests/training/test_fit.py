@@ -17,8 +17,10 @@ from torch import nn
 from lodesmith.core import events
 from lodesmith.core.errors import ConfigError, DivergedError, InputError
 from lodesmith.core.events import Event
-from lodesmith.training import Group, OptimSettings, Stage, fit
+from lodesmith.training import Checkpoints, Group, OptimSettings, Stage, fit
+from lodesmith.training.checkpoint import read
 from lodesmith.training.engine import TorchEngine, move, seed_everything, size
+from lodesmith.training.optim import Plateau
 
 STILL = OptimSettings(use="sgd", lr=0.1, momentum=0, weight_decay=0, schedule="constant", warmup=0, clip=None)
 
@@ -115,6 +117,44 @@ def test_groups_have_their_own_rates_and_frozen_ones_stay() -> None:
     assert toy.b.requires_grad  # the next stage may train it
     assert happened[0].lr == {"w": pytest.approx(0.01)}
     assert list(happened[0].grad_norm) == ["w"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_group_waits_for_its_epoch_and_then_begins_as_if_new(precision: Any) -> None:
+    toy = Toy(b=0.5)
+    seen: list[float] = []
+    optim = STILL.model_copy(update={"use": "adamw", "groups": (Group(match="b", freeze_epochs=2, lr=0.01),)})
+    plan = stage(toy, optim=optim, epochs=3, validate=lambda: seen.append(toy.b.item()) or {"x": 1.0})
+    happened = steps(list(fit([plan], log_every=4, engine=TorchEngine(precision=precision))))
+    assert seen[:2] == [0.5, 0.5]
+    # Adam's steps at a gradient that hardly changes are of the size of the rate, the first one's exactly.
+    assert seen[2] == pytest.approx(0.5 - 4 * 0.01, abs=1e-3)
+    assert [set(event.lr) for event in happened] == [{"default"}, {"default"}, {"default", "b"}]
+    assert [set(event.grad_norm) for event in happened] == [{"default"}, {"default"}, {"default", "b"}]
+    assert toy.b.requires_grad
+
+
+def test_a_plateau_lowers_the_rates_whenever_so_many_validations_were_no_better() -> None:
+    scores = iter([0.1, 0.2, 0.2, 0.1, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1])
+    optim = STILL.model_copy(update={"schedule": "plateau", "plateau": Plateau(patience=2, factor=0.5, minimum=0.2)})
+    plan = stage(optim=optim, epochs=10, validate=lambda: {"quality": next(scores)}, monitor="quality")
+    rates = [event.lr["default"] for event in steps(list(fit([plan], log_every=4)))]
+    assert rates == pytest.approx([0.1] * 4 + [0.05] * 3 + [0.025] * 2 + [0.02])
+
+
+def test_best_and_last_can_be_read_and_the_best_weights_are_the_result(tmp_path: Path) -> None:
+    toy = Toy()
+    scores = iter([0.3, 0.5, 0.4, 0.4])
+    plan = stage(toy, epochs=9, validate=lambda: {"quality": next(scores)}, monitor="quality", patience=2)
+    list(fit([plan], checkpoints=tmp_path))
+    folder = Checkpoints(tmp_path)
+    best, last = read(folder.best_path), folder.last()
+    assert last is not None
+    assert best.state["step"] == 8
+    for snapshot in (best, last.snapshot):
+        assert snapshot.tensors["model"]["0.w"].item() == toy.w.item()
+    before = read(folder.paths()[-2])  # of the last epoch, which was not the best
+    assert before.tensors["model"]["0.w"].item() != toy.w.item()
 
 
 def test_early_stopping_keeps_the_best_weights() -> None:
@@ -253,6 +293,7 @@ def test_bfloat16_and_float32_follow_each_other_in_one_process() -> None:
         ({"epochs": 0}, "at least 1"),
         ({"monitor": "x"}, "has no validation"),
         ({"validate": dict, "patience": 2}, "monitors nothing"),
+        ({"optim": OptimSettings(schedule="plateau")}, "plateau but monitors nothing"),
     ],
 )
 def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -300,6 +341,12 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first, second = ((tmp_path / f"rank{rank}.txt").read_text().split() for rank in (0, 1))
     assert first == second
     toy = Toy()
-    list(fit([stage(toy, [float(i % 5) for i in range(16)], epochs=3)]))
+    optim = STILL.model_copy(update={"momentum": 0.5, "groups": (Group(match="b", freeze_epochs=1, lr=0.02),)})
+    list(fit([stage(toy, [float(i % 5) for i in range(16)], optim=optim, epochs=3)]))
     assert float(first[0]) == pytest.approx(toy.w.item(), abs=1e-6)
     assert first[1] == "resumed"
+    assert float(first[2]) == pytest.approx(toy.b.item(), abs=1e-6)
+    agreed = Toy()
+    list(fit([stage(agreed, [1.0] * 16, epochs=2)]))
+    assert first[3] == "4"  # two validations after the best one of the first rank
+    assert float(first[4]) == pytest.approx(agreed.w.item(), abs=1e-6)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from lodesmith.core.errors import ConfigError
-from lodesmith.training.optim import REST, Group, OptimSettings, build, freeze, rate, sort_names
+from lodesmith.training.optim import REST, Group, OptimSettings, Plateau, build, freeze, rate, sort_names, waiting
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,20 @@ def test_warmup_is_a_share_up_to_one_and_steps_above_and_the_rate_stays_at_its_e
     assert rate(OptimSettings(warmup=0), 0, 10) == 1.0
     assert rate(OptimSettings(schedule="linear", warmup=0), 15, 10) == 0.0
     assert rate(OptimSettings(schedule="cosine", warmup=1), 0, 1) == 1.0
+
+
+def test_a_plateau_lowers_the_rate_after_the_rise_down_to_its_minimum() -> None:
+    settings = OptimSettings(schedule="plateau", warmup=2, plateau=Plateau(factor=0.5, minimum=0.2))
+    assert [rate(settings, step, 6) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    assert [rate(settings, 5, 6, lowered) for lowered in range(4)] == [1.0, 0.5, 0.25, 0.2]
+
+
+def test_groups_wait_for_so_many_epochs_and_something_trains_in_the_first() -> None:
+    settings = OptimSettings(groups=(Group(match="base.*", freeze_epochs=2), Group(match="head.bias", freeze_epochs=1)))
+    assert [waiting(settings, epoch) for epoch in range(3)] == [{"base.*", "head.bias"}, {"base.*"}, set()]
+    assert freeze(settings, module()).keys() == {"base.*", "head.bias", REST}
+    with pytest.raises(ConfigError, match="in the first epoch"):
+        freeze(OptimSettings(groups=(Group(match="*", freeze_epochs=1),)), module())
 
 
 def module() -> nn.ModuleDict:
@@ -84,7 +98,18 @@ def test_each_optimiser_moves_its_parameters(name: str, kind: type[torch.optim.O
     assert not torch.equal(before, own["head"].weight)
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"use": "adan"}, {"clip": -1}, {"lrr": 1}, {"groups": [{"mach": "x"}]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": 0},
+        {"use": "adan"},
+        {"clip": -1},
+        {"lrr": 1},
+        {"groups": [{"mach": "x"}]},
+        {"groups": [{"match": "x", "freeze": True, "freeze_epochs": 1}]},
+        {"plateau": {"factor": 1.0}},
+    ],
+)
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         OptimSettings.model_validate(wrong)

@@ -37,6 +37,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], Path]:
     return weights(plan), folder
 
 
+def test_the_training_has_what_a_resume_must_bring_back(whole: tuple[list[bytes], Path]) -> None:
+    told = [line for line in lines(whole[1]) if line["event"] == "step"]
+    groups = [set(line["lr"]) for line in told if line["stage"] == "one"]
+    assert groups == [{"default"}] * 12 + [{"default", "encoder.3.*"}] * 12
+    assert all(line["grad_norm"].keys() == line["lr"].keys() for line in told)
+    rates = [line["lr"]["default"] for line in told if line["stage"] == "two"]
+    assert max(rates) > min(rates[2:])
+
+
 def test_the_same_recipe_gives_the_same_bits(whole: tuple[list[bytes], Path], tmp_path: Path) -> None:
     plan = stages()
     for _ in run(tmp_path, plan, log_every=1):

@@ -22,6 +22,7 @@ from lodesmith.data.batching import PairBatches
 from lodesmith.objectives.contrast import Contrast
 from lodesmith.training import Group, OptimSettings, Stage, fit, record
 from lodesmith.training.engine import TorchEngine, seed_everything
+from lodesmith.training.optim import Plateau
 
 STEPS_AN_EPOCH = 6
 
@@ -39,7 +40,8 @@ def encoder() -> nn.Sequential:
 
 
 def stages(lr: float = 0.01, epochs: int = 4) -> list[Stage]:
-    """Two stages over one encoder; the second trains its last layer alone, and counts its checkpoints in steps."""
+    """Two stages over one encoder. The first one's last layer waits for two epochs; the second trains that layer alone,
+    lowers its rate on a plateau, and counts its checkpoints in steps."""
     seed_everything(11)
     shared = encoder()
     first = Contrast(shared, temperature=0.1)
@@ -56,7 +58,7 @@ def stages(lr: float = 0.01, epochs: int = 4) -> list[Stage]:
             objective=first,
             batches=batches(),
             epochs=epochs,
-            optim=OptimSettings(lr=lr, warmup=0.1),
+            optim=OptimSettings(lr=lr, warmup=0.1, groups=(Group(match="encoder.3.*", freeze_epochs=2),)),
             validate=validate,
             monitor="agreement",
             patience=3,
@@ -66,7 +68,7 @@ def stages(lr: float = 0.01, epochs: int = 4) -> list[Stage]:
             objective=second,
             batches=batches(seed=4),
             steps=15,
-            optim=OptimSettings(use="sgd", lr=0.003, groups=groups, schedule="linear"),
+            optim=OptimSettings(use="sgd", lr=0.003, groups=groups, schedule="plateau", plateau=Plateau(patience=1)),
             validate=validate,
             validate_every=5,
             monitor="agreement",

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 import typer
 
-from lodesmith.cli import data, evaluation, index, training
+from lodesmith.cli import data, doctor, evaluation, index, training
 from lodesmith.cli.console import say
 from lodesmith.core.errors import LodesmithError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="index")
-for room in (training, evaluation):
+for room in (training, evaluation, doctor):
     for verb in room.VERBS:
         app.command()(verb)
 app.command()(index.encode)

@@ -68,8 +68,7 @@ def train(
         report = forecast(training)
         show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
         return
-    with progress():
-        report = follow(training)
+    report = follow(training)
     show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
 
 

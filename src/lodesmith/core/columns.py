@@ -78,6 +78,15 @@ class Column:
         return len(self.rows)
 
 
+def _maker(path: Path) -> str | None:
+    """The fingerprint in a file; None where there is none, or the file is broken: then it is made again."""
+    try:
+        found = read_json(path) if path.exists() else None
+    except InputError:
+        return None
+    return found.get("fingerprint") if isinstance(found, dict) else None
+
+
 def names(dataset: Path | str) -> list[str]:
     """The columns of a dataset folder."""
     return sorted(path.stem for path in (Path(dataset) / FOLDER).glob("[!.]*.jsonl"))
@@ -149,8 +158,7 @@ class ColumnWriter:
     @property
     def finished(self) -> bool:
         """Whether the column is there, made by the same."""
-        meta = self.path.with_name(f"{self.name}.meta.json")
-        return self.path.exists() and meta.exists() and read_json(meta).get("fingerprint") == self.fingerprint
+        return self.path.exists() and _maker(self.path.with_name(f"{self.name}.meta.json")) == self.fingerprint
 
     def missing(self, owners: Iterable[str]) -> list[str]:
         """Those whose rows are not written yet, in the same order; none where the column is finished."""
@@ -205,7 +213,7 @@ class ColumnWriter:
     def _begin(self) -> None:
         """Open the journal: after the last whole line of one by the same maker, else empty."""
         path, maker = self._work / "journal.jsonl", self._work / "made_by.json"
-        if not (path.exists() and maker.exists() and read_json(maker) == {"fingerprint": self.fingerprint}):
+        if not (path.exists() and _maker(maker) == self.fingerprint):
             with suppress(FileNotFoundError):
                 path.unlink()
             write_json(maker, {"fingerprint": self.fingerprint})

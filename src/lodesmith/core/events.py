@@ -10,7 +10,11 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Step:
     """One optimiser step. `terms` are the unweighted loss terms by name, `total` their weighted sum;
-    `lr` and `grad_norm` (before clipping) are by parameter group; `throughput` is examples a second."""
+    `lr` and `grad_norm` (before clipping) are by parameter group; `throughput` is examples a second.
+
+    `chance` is what a term is when the model guesses, where that is known; `evidence` is what the objective says of
+    its vectors and scores (such as `spread`, 1 − the mean cosine of two queries of the batch); neither enters the loss.
+    """
 
     step: int
     epoch: int
@@ -22,6 +26,9 @@ class Step:
     throughput: float = 0.0
     steps: int | None = None
     """The step with which the stage is planned to end, where it is known. Steps count on from stage to stage."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Warning:
-    """Something looks wrong; training goes on. `cure` says what to try."""
+    """Something looks wrong; training goes on. `cure` says what to try; `cause` is its short name, for programs."""
 
     step: int
     epoch: int
     stage: str
     message: str
     cure: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)

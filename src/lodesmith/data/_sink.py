@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import os
 import re
 import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +37,7 @@ _MAGIC = {
     b"MM\x00*": "tif",
 }
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+_OWN = {"corpus.jsonl", "queries.jsonl", "dataset.json", "qrels", "columns"}  # of a dataset folder, in lower case
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -119,6 +123,8 @@ class Sink:
         self._pairs: dict[str, _Pairs] = {}
         self._negatives = _Pairs()
         self._writers: dict[str, ColumnWriter] = {}
+        self._clashes: set[tuple[type[Record], str]] = set()  # what the file at hand says of another's ids
+        self._file = ""
         self._open = ExitStack()
 
     def __enter__(self) -> Sink:
@@ -151,7 +157,12 @@ class Sink:
             split: of judgements.
             home: the folder in which a document's image path starts; None where it is in place already.
         """
+        if file != self._file:
+            self._file = file
+            self._clashes.clear()
         match record:
+            case Judgement() | Negative() | Cell() if self._is_of_a_clash(record):
+                pass  # the record under this id is another: it was refused, and says why
             case Document():
                 self._document(record, file, home)
             case Query():
@@ -166,28 +177,40 @@ class Sink:
             case Cell():
                 self._cell(record)
 
+    def _is_of_a_clash(self, record: Judgement | Negative | Cell) -> bool:
+        """Whether a record is about one that this file gave last under an id and that was refused."""
+        if isinstance(record, Cell):
+            return (Query if record.key == "query" else Document, record.owner) in self._clashes
+        return (Query, record.query) in self._clashes or (Document, record.document) in self._clashes
+
     def _document(self, document: Document, file: str, home: Path | None) -> None:
-        if document.image and home is not None and not self._copied(document.image, home):
-            self._refuse(file, None, f"the image {document.image!r} of {document.id!r} is no file beside it")
-            return
+        if document.image and home is not None:
+            if (image := self._copied(document, home)) is None:
+                self._refuse(file, None, f"the image {document.image!r} of {document.id!r} is no image file beside it")
+                return
+            document = replace(document, image=image)
         line = _line(document)
         state = self.documents.define(document.id, line)
+        self._clashes.discard((Document, document.id))
         if state == "new":
             self._corpus.write(line)
             self.images += bool(document.image)
         elif state == "same":
             self.repeats["documents"] += 1
         else:
+            self._clashes.add((Document, document.id))
             self._refuse(file, None, f"the document id {document.id!r} occurs twice, with different texts")
 
     def _query(self, query: Query, file: str) -> None:
         line = _line(query)
         state = self.queries.define(query.id, line)
+        self._clashes.discard((Query, query.id))
         if state == "new":
             self._asked.write(line)
         elif state == "same":
             self.repeats["queries"] += 1
         else:
+            self._clashes.add((Query, query.id))
             self._refuse(file, None, f"the query id {query.id!r} occurs twice, with different texts or answers")
 
     # images
@@ -204,17 +227,24 @@ class Sink:
         document = Document(picture.document.id, picture.document.title, picture.document.text, path)
         self._document(document, file, None)
 
-    def _copied(self, image: str, home: Path) -> bool:
-        """Copy an image that lies below the folder of its corpus; one outside is not touched."""
+    def _copied(self, document: Document, home: Path) -> str | None:
+        """Copy an image that lies below the folder of its corpus, and say where it lies now; one outside is not
+        touched, and none takes the place of another image or of a file of the dataset.
+        """
+        image = document.image
         source = (home / image).resolve()
         if not source.is_file() or home.resolve() not in source.parents or Path(image).is_absolute():
-            return False
+            return None
         target = self.folder / image
-        if self.folder.resolve() not in target.resolve().parents:
-            return False
+        inside = Path(os.path.normpath(image)).parts
+        if self.folder.resolve() not in target.resolve().parents or inside[0].lower() in _OWN:
+            return None
+        if target.exists() and not filecmp.cmp(source, target, shallow=False):
+            image = f"images/{image_name(document.id, source.read_bytes())}{source.suffix}"
+            target = self.folder / image
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        return True
+        return image
 
     # columns
 

@@ -187,7 +187,7 @@ def files_of(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """The name (relative to its root) and path of each file; hidden ones are left out."""
     for path in paths:
         if path.is_file():
-            yield path.name, path
+            yield _readable(path.name), path
             continue
         prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
         for root, folders, files in os.walk(path):
@@ -197,7 +197,7 @@ def files_of(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
                 if dataset and not file.startswith(("corpus.jsonl", "queries.jsonl")):
                     continue
                 full = Path(root) / file
-                yield prefix + full.relative_to(path).as_posix(), full
+                yield _readable(prefix + full.relative_to(path).as_posix()), full
 
 
 @dataclass
@@ -242,6 +242,8 @@ class _Import:
     def _file(self, name: str, path: Path) -> None:
         suffix = path.suffix.lower()
         try:
+            if path.exists() and not path.is_file():
+                raise InputError("this is no regular file")  # a pipe would be waited for
             if has_rows(path) and self._rows(name, path):
                 pass
             elif suffix == ".pdf":
@@ -343,8 +345,12 @@ class _Import:
 
 def _id(name: str) -> str:
     """A file's name as an id that every format can carry: white space and control characters percent-encoded."""
-    text = name.encode("utf-8", "replace").decode("utf-8")
-    return _UNPRINTABLE.sub(lambda m: "".join(f"%{ord(c):02X}" for c in m.group()), text)
+    return _UNPRINTABLE.sub(lambda m: "".join(f"%{ord(c):02X}" for c in m.group()), name)
+
+
+def _readable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are spelled out, so that every format can carry it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _finish(new: Path, name: str, paths: Sequence[Path], report: ImportReport) -> None:
@@ -353,8 +359,8 @@ def _finish(new: Path, name: str, paths: Sequence[Path], report: ImportReport) -
         (new / "queries.jsonl").unlink()
     info = {
         **_carried(new, paths),
-        "name": name,
-        "source": [path.name or str(path) for path in paths],
+        "name": _readable(name),
+        "source": [_readable(path.name or str(path)) for path in paths],
         "counts": {"documents": report.documents, "queries": report.queries, "judgements": report.judgements},
         "fingerprints": {"dataset": Dataset.load(new).fingerprint},
     }

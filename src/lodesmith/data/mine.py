@@ -7,12 +7,10 @@ TopK-MarginPos (`absolute`) and TopK-PercPos (`relative`, .95 in the paper).
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,8 @@ from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import text_key
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
-from lodesmith.core.run import Run
+from lodesmith.data._ranked import Ranked
+from lodesmith.data._wording import Wordings, spelled
 
 __all__ = ["Miner", "Mined", "PairScores", "Rules", "threshold"]  # noqa: RUF022 - the component comes first
 
@@ -29,17 +28,6 @@ PairScores = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], Mapping[
 """Scores of given pairs: queries (id → text) and query id → document ids give query id → document id → score."""
 
 Sampling = Literal["top", "random"]
-
-_WORD = re.compile(r"\w+")
-_SHINGLE = 3
-_SKETCH = 16
-"""Texts without a common one among so many of their smallest shingles are not compared: of pairs with a similarity of
-.8 that passes over one in 10¹¹, with .5 one in 10⁵ (Broder 1997, in whose terms it is a bottom-k sketch)."""
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_FEW = 1 << 10
-"""Documents whose shingles are kept at a time."""
-_REMEMBERED = 1 << 16
-"""Documents whose key and sketch are kept at a time."""
 
 
 @dataclass(frozen=True)
@@ -117,44 +105,27 @@ class Mined:
 
 def threshold(positive: float, rules: Rules) -> tuple[float, float]:
     """The highest scores that the relative and the absolute margin leave beside a positive of this score."""
+    if positive == float("inf"):  # nothing is known of the positive
+        return positive, positive
     relative = float("inf") if rules.relative is None else positive - (1 - rules.relative) * abs(positive)
     absolute = float("inf") if rules.absolute is None else positive - rules.absolute
     return relative, absolute
-
-
-class _Words(NamedTuple):
-    """A text's name by its words, and its smallest shingles."""
-
-    key: str
-    sketch: frozenset[int]
 
 
 @dataclass
 class _Pool:
     """A query's candidates that the margins left, in the order in which they are tried."""
 
-    ids: list[str]
+    ids: Sequence[str]
     scores: NDArray[np.float64]
-    order: list[int]
+    order: Sequence[int]
     counts: Counter[str]
-    forbidden: set[str]
-    positives: list[str]
-    sketch: frozenset[int]
-    tried: set[str] = field(default_factory=set)
+    forbidden: set[bytes]
+    positives: Sequence[str]
+    tried: set[bytes] = field(default_factory=set)
     limit: float = float("inf")
     next: int = 0
     chosen: list[int] = field(default_factory=list)
-
-
-class _Ranking(NamedTuple):
-    """A query's results."""
-
-    ids: list[str]
-    scores: NDArray[np.float64]
-    usable: NDArray[np.bool_]
-
-
-_NOTHING = _Ranking([], np.empty(0), np.empty(0, np.bool_))
 
 
 class Miner:
@@ -166,8 +137,9 @@ class Miner:
 
     Args:
         dataset: documents and queries.
-        split: whose judgements say what a positive is: every document with a grade above 0. What was judged 0 may
-            become a negative.
+        split: whose judgements say which positives set the margins: the documents with a grade above 0. What any
+            split judges above 0, for this query or for one of the same words, is no negative, nor is a duplicate of it.
+            What was judged 0 may become one.
         rules: what a negative is.
         retriever: ranks the documents.
         scores: the retriever's scores of given pairs.
@@ -192,22 +164,36 @@ class Miner:
         self.judged = dataset.split(split)
         self._scores, self._judge = scores, judge
         self._positives = {query: self._positives_of(query) for query in self.judged}
-        most = max(map(len, self._positives.values()), default=0)
+        self._known = self._known_positives()
+        most = max((len(self._known[query]) for query in self.judged), default=0)
         self.depth = rules.last + most + dataset.drop_same_id
         """Results that the retriever is asked for."""
-        self._words = lru_cache(_REMEMBERED)(self._read)
-        self._shingles = lru_cache(_FEW)(self._shingles_of)
+        self._wordings = Wordings(dataset.documents)
 
     def _positives_of(self, query: str) -> list[str]:
         documents = self.dataset.documents
         return [key for key, grade in self.judged[query].items() if grade > 0 and key in documents]
 
+    def _known_positives(self) -> dict[str, dict[str, None]]:
+        """By query what any split judges relevant to it, and its own split to a query of the same words.
+
+        Other splits' judgements of other queries do not count: what a test judges must not decide what is trained on.
+        """
+        queries, documents = self.dataset.queries, self.dataset.documents
+        words = {key: spelled(query.content) or key for key, query in queries.items()}
+        found: dict[bytes | str, dict[str, None]] = defaultdict(dict)
+        for judged in self.dataset.judgements.values():
+            for query, grades in judged.items():
+                if query in self.judged:
+                    own = found[words.get(query, query)]
+                    own.update((key, None) for key, grade in grades.items() if grade > 0 and key in documents)
+        return {query: found[words.get(query, query)] for query in self.judged}
+
     def mine(self, queries: Mapping[str, str]) -> Iterator[tuple[str, Mined]]:
         """The negatives of each query (id → text). A query's do not depend on the others."""
         wanted = {query: text for query, text in queries.items() if self._positives.get(query)}
-        rankings = self._rankings(self.retriever.search(wanted, self.depth))
-        known = self._unranked(wanted, rankings)
-        pools = {q: self._pool(q, text, rankings.get(q, _NOTHING), known.get(q, {})) for q, text in wanted.items()}
+        ranked = Ranked.of(self.retriever.search(wanted, self.depth), list(wanted), self.dataset.documents)
+        pools = self._pools(wanted, ranked)
         if self._judge is not None:
             positives = {query: self._positives[query] for query in wanted}
             for query, found in self._judge(wanted, positives).items():
@@ -217,57 +203,62 @@ class Miner:
             found_none = Mined(counts={"without-positive": 1})
             yield query, self._mined(query, pools[query]) if query in pools else found_none
 
-    def _rankings(self, run: Run) -> dict[str, _Ranking]:
-        """Results by query; those that the dataset does not hold are not usable."""
-        used = np.unique(run.rows)
-        names = [run.document_ids[row] for row in used.tolist()]
-        held = np.fromiter((name in self.dataset.documents for name in names), np.bool_, len(names))
-        local = np.searchsorted(used, run.rows)
-        found = {}
-        for at, query in enumerate(run.query_ids):
-            part = slice(int(run.offsets[at]), int(run.offsets[at + 1]))
-            ids = [names[row] for row in local[part].tolist()]
-            found[query] = _Ranking(ids, run.scores[part], held[local[part]])
-        return found
+    def _pools(self, queries: Mapping[str, str], ranked: Ranked) -> dict[str, _Pool]:
+        """What the ranks and the margins leave of each query's results, all queries at once."""
+        rules, names = self.rules, list(queries)
+        positive = ranked.among([self._positives[query] for query in names])
+        passed = [[*self._known[q], q] if self.dataset.drop_same_id else list(self._known[q]) for q in names]
+        inside = ranked.ranks(ranked.held & ~ranked.among(passed), rules.first, rules.last)
+        short = ranked.count(positive) < [len(self._positives[query]) for query in names]
+        left, relative = inside, np.zeros_like(inside)
+        if self._judge is None and rules.margins:
+            reached = self._reached(queries, ranked, positive, short)
+            limits = np.array([threshold(score, rules) for score in reached.tolist()]).reshape(len(names), 2)
+            relative = inside & (ranked.scores > limits[ranked.owner, 0])
+            left = inside & ~relative & ~(ranked.scores > limits[ranked.owner, 1])
+        counts = {
+            "positive-unranked": short,
+            "unknown-document": ranked.count(~ranked.held),
+            "candidates": ranked.count(inside),
+            "margin-relative": ranked.count(relative),
+            "margin-absolute": ranked.count(inside & ~relative & ~left),
+        }
+        table = {name: values.astype(np.int64).tolist() for name, values in counts.items()}
+        return {
+            query: self._pool(query, queries[query], *found, Counter({name: table[name][at] for name in table}))
+            for at, (query, found) in enumerate(zip(names, ranked.parts(left), strict=True))
+        }
 
-    def _unranked(
-        self, queries: Mapping[str, str], rankings: Mapping[str, _Ranking]
-    ) -> Mapping[str, Mapping[str, float]]:
-        """Scores of the positives that the ranking lacks, as far as they can be had."""
-        if self._scores is None or self._judge is not None or not self.rules.margins:
-            return {}
+    def _reached(
+        self, queries: Mapping[str, str], ranked: Ranked, positive: NDArray[np.bool_], short: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """The lowest score of each query's positives; infinite where there is nothing to go by."""
+        reached = ranked.lowest(positive)
+        names = list(queries)
+        if self._scores is None:
+            return np.where(short, np.minimum(reached, ranked.last), reached)
         missing: dict[str, list[str]] = {}
-        for query in queries:
-            ranked = set(rankings.get(query, _NOTHING).ids)
-            if absent := [key for key in self._positives[query] if key not in ranked]:
-                missing[query] = absent
-        return self._scores({query: queries[query] for query in missing}, missing) if missing else {}
+        for at in np.flatnonzero(short).tolist():
+            seen = set(ranked.ids(at))
+            missing[names[at]] = [key for key in self._positives[names[at]] if key not in seen]
+        known = self._scores({query: queries[query] for query in missing}, missing) if missing else {}
+        for at in np.flatnonzero(short).tolist():
+            found = known.get(names[at], {})
+            rest = [] if len(found) == len(missing[names[at]]) else [float(ranked.last[at])]
+            reached[at] = min([float(reached[at]), *found.values(), *rest])
+        return reached
 
-    def _pool(self, query: str, text: str, ranking: _Ranking, known: Mapping[str, float]) -> _Pool:
-        rules, counts, positives = self.rules, Counter[str](), self._positives[query]
-        ids, scores = ranking.ids, ranking.scores
-        own = set(positives)
-        reached = [*(float(scores[at]) for at, key in enumerate(ids) if key in own), *known.values()]
-        if len(reached) < len(positives) and len(scores):
-            reached.append(float(scores[-1]))
-        counts["positive-unranked"] = int(not own.issubset(ids))
-        counts["unknown-document"] = int((~ranking.usable).sum())
-        skipped = own | {query} if self.dataset.drop_same_id else own
-        usable = [at for at in np.flatnonzero(ranking.usable).tolist() if ids[at] not in skipped]
-        at = np.asarray(usable[rules.first - 1 : rules.last], np.int64)
-        counts["candidates"] = len(at)
-        if self._judge is None and rules.margins and reached:
-            at = _within(scores, at, threshold(min(reached), rules), counts)
-        words = [self._words(key) for key in positives]
-        forbidden = {text_key(_plain(text)), *(word.key for word in words)}
-        sketch = frozenset[int]().union(*(word.sketch for word in words))
-        names = [ids[i] for i in at.tolist()]
-        return _Pool(names, scores[at], self._order(query, len(at)), counts, forbidden, positives, sketch)
+    def _pool(
+        self, query: str, text: str, ids: Sequence[str], scores: NDArray[np.float64], counts: Counter[str]
+    ) -> _Pool:
+        positives = list(self._known[query])
+        forbidden = {spelled(text), *(self._wordings.words(key).spelling for key in positives)}
+        return _Pool(ids, scores, self._order(query, len(ids)), counts, forbidden, positives)
 
-    def _order(self, query: str, count: int) -> list[int]:
+    def _order(self, query: str, count: int) -> Sequence[int]:
         """The order in which a query's candidates are tried."""
         if self.rules.sampling == "top":
-            return list(range(count))
+            return range(count)
         seed = int(text_key(f"{self.rules.seed}\0{query}")[:16], 16)
         return [int(at) for at in np.random.default_rng(seed).permutation(count)]
 
@@ -292,26 +283,24 @@ class Miner:
         while pool.next < len(pool.order) and len(pool.chosen) + len(found) < self.rules.negatives:
             at = pool.order[pool.next]
             pool.next += 1
-            word = self._words(pool.ids[at])
-            if reason := self._refusal(pool.ids[at], word, pool):
+            words = self._wordings.words(pool.ids[at]).spelling
+            if reason := self._refusal(pool.ids[at], words, pool):
                 pool.counts[reason] += 1
                 continue
-            pool.tried.add(word.key)
+            pool.tried.add(words)
             found.append(at)
         return found
 
-    def _refusal(self, key: str, word: _Words, pool: _Pool) -> str:
+    def _refusal(self, key: str, words: bytes, pool: _Pool) -> str:
         """Why a text cannot be a negative; empty where it can."""
-        if not word.key:
+        if not words:
             return "empty"
-        if word.key in pool.forbidden:
+        if words in pool.forbidden:
             return "duplicate"
-        if word.key in pool.tried:
+        if words in pool.tried:
             return "repeated"
-        if word.sketch.isdisjoint(pool.sketch):
-            return ""
-        shingles, least = self._shingles(key), self.rules.similar
-        return "near-duplicate" if any(_alike(shingles, self._shingles(p), least) for p in pool.positives) else ""
+        least = self.rules.similar
+        return "near-duplicate" if any(self._wordings.near(key, other, least) for other in pool.positives) else ""
 
     def _mined(self, query: str, pool: _Pool) -> Mined:
         chosen = sorted(pool.chosen)
@@ -322,51 +311,3 @@ class Miner:
         counts["short"], counts["none"] = int(len(ids) < self.rules.negatives), int(not ids)
         scores = tuple(float(str(np.float32(pool.scores[at]))) for at in chosen)
         return Mined(ids, scores, {name: count for name, count in counts.items() if count})
-
-    def _read(self, key: str) -> _Words:
-        document = self.dataset.documents[key]
-        words = _WORD.findall(document.content.lower())
-        if not words and not document.image:
-            return _Words("", frozenset())
-        name = " ".join(words) + (f"\0{document.image}" if document.image else "")
-        return _Words(text_key(name), frozenset(_hashed(words)[:_SKETCH].tolist()))
-
-    def _shingles_of(self, key: str) -> frozenset[int]:
-        return frozenset(_hashed(_WORD.findall(self.dataset.documents[key].content.lower())).tolist())
-
-
-def _hashed(words: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of a text's word shingles, rising, each once; a text that is shorter is one shingle, zeros at its end."""
-    count = max(len(words), _SHINGLE) if words else 0
-    hashes = np.zeros(count, np.int64)
-    hashes[: len(words)] = np.fromiter(map(hash, words), np.int64, len(words))
-    mixed = np.zeros(max(0, count - _SHINGLE + 1), np.uint64)
-    for at in range(_SHINGLE if count else 0):
-        mixed = (mixed + hashes[at : at + len(mixed)].view(np.uint64)) * _FACTOR
-        mixed ^= mixed >> np.uint64(29)
-    mixed.sort()
-    return mixed[np.concatenate([[True], mixed[1:] != mixed[:-1]])] if len(mixed) else mixed
-
-
-def _within(
-    scores: NDArray[np.float64], at: NDArray[np.int64], limits: tuple[float, float], counts: Counter[str]
-) -> NDArray[np.int64]:
-    """The positions whose scores the margins leave."""
-    relative = scores[at] > limits[0]
-    absolute = ~relative & (scores[at] > limits[1])
-    counts["margin-relative"], counts["margin-absolute"] = int(relative.sum()), int(absolute.sum())
-    return at[~relative & ~absolute]
-
-
-def _plain(text: str) -> str:
-    """A text's words in lower case: equal for texts that differ in case, punctuation and spacing alone."""
-    return " ".join(_WORD.findall(text.lower()))
-
-
-def _alike(a: frozenset[int], b: frozenset[int], least: float) -> bool:
-    """Whether the Jaccard similarity of two sets is at least `least`."""
-    few, many = sorted((len(a), len(b)))
-    if not few or few < least * many:
-        return False
-    both = len(a & b)
-    return both >= least * (len(a) + len(b) - both)

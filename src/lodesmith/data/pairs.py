@@ -27,7 +27,7 @@ from lodesmith.data.selfsupervised import _copied as copied
 __all__ = ["METHODS", "Pair", "make_pairs", "pairs_of", "pairs_text"]
 
 FEWEST_TITLE = 2
-_VERSION = 1  # of the rules: another one makes a finished column anew
+_VERSION = 2  # of the rules: another one makes a finished column anew
 _NUMBERED = re.compile(r"(.*)#(\d+)")
 _SEPARATOR = " — "  # what `lode data import` puts between headings
 _OTHER_SEPARATOR = " - "  # a path only where another document has the same beginning
@@ -228,7 +228,8 @@ def pairs_of(
         dataset: documents, and the judgements that say which may not be used.
         methods: names out of `METHODS`.
         limit: of documents, drawn by hash.
-        split: documents that another split judges are left out; None uses all of them.
+        split: documents that another split judges are left out, and so are those that nearly repeat one of them;
+            None uses all of them.
         seed: of the sample and of the sentences that are taken out.
 
     Raises:
@@ -239,13 +240,15 @@ def pairs_of(
             raise ConfigError(f"no method is called {method!r}", did_you_mean(method, list(METHODS)))
     if not methods or (limit is not None and limit < 1):
         raise ConfigError(f"methods {list(methods)} and limit {limit} make no pairs", "give a method, a limit above 0")
-    judged = {d for name, j in dataset.judgements.items() if split not in (None, name) for ds in j.values() for d in ds}
-    allowed = [name for name in dataset.documents if name not in judged]
+    others = {d for name, j in dataset.judgements.items() if split not in (None, name) for ds in j.values() for d in ds}
+    judged = [name for name in dataset.documents if name in others]
+    allowed = [name for name in dataset.documents if name not in others]
     counts = Counter({"documents judged in other splits": len(dataset.documents) - len(allowed)})
     chosen = allowed if limit is None or limit >= len(allowed) else _sample(allowed, limit, seed)
-    copies = _copies([dataset.documents[name].content for name in chosen])
+    copies = _copies([dataset.documents[name].content for name in (*judged, *chosen)])[len(judged) :]
     counts["documents that nearly repeat another"] = sum(copies)
-    corpus = _Corpus(dataset.documents, set(allowed), seed)
+    repeated = {name for name, copy in zip(chosen, copies, strict=True) if copy}
+    corpus = _Corpus(dataset.documents, set(allowed) - repeated, seed)
     found: dict[str, list[Pair]] = {}
     wanted = list(dict.fromkeys(methods))
     for name, copy in zip(track(chosen, "pairs", unit="documents"), copies, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ _ROWS = ("jsonl", "ndjson", "json", "parquet")
 _SPLIT = re.compile(
     r"(?<![a-z])(?:pre)?(train|dev|valid|validation|test|eval)(?:set|ing|elopment|uation)?(?![a-z])", re.IGNORECASE
 )
-_TOPIC = re.compile(rb"<num>\s*(?:Number:)?\s*(\S+).*?<title>\s*(?:Topic:)?\s*(.*?)\s*<", re.DOTALL | re.IGNORECASE)
+_TOPIC = re.compile(rb"<num>", re.IGNORECASE)
+_NUMBER = re.compile(rb"\s*+(?:Number:\s*+)?+([^\s<]++)", re.IGNORECASE)
+_TITLE = re.compile(rb"<title>\s*+(?:Topic:)?+([^<]*)<", re.IGNORECASE)
 _NAMED_QUERIES = re.compile(r"(queries|questions|topics)\b|.*[._-](queries|topics)$")
 _MOST_TOPICS = 64 << 20
 _TREC_FIELDS = 4
@@ -207,12 +210,16 @@ def _line(text: str, number: int) -> Line:
 
 def _topics(data: bytes, refuse: Callable[[int | None, str], None]) -> Iterator[Query]:
     """TREC topics: `<num>` and `<title>`; a file without them is read as `id text` lines."""
-    found = list(_TOPIC.finditer(data))
-    for match in found:
-        number, title = (part.decode("utf-8", "replace") for part in match.groups())
-        line = data.count(b"\n", 0, match.start()) + 1
+    found = [match.end() for match in _TOPIC.finditer(data)]
+    line, counted = 1, 0
+    for start, end in pairwise([*found, len(data)]):
+        line, counted = line + data.count(b"\n", counted, start), start
+        number, title = _NUMBER.match(data, start, end), _TITLE.search(data, start, end)
+        text = " ".join(title[1].decode("utf-8", "replace").split()) if title else ""
         try:
-            yield Query(check_id(number), " ".join(title.split()))
+            if number is None or not text:
+                raise LineError("empty-query", "a topic must have a number and a <title>")
+            yield Query(check_id(number[1].decode("utf-8", "replace")), text)
         except LineError as error:
             refuse(line, str(error))
     for i, row in enumerate([] if found else data.decode("utf-8", "replace").splitlines(), start=1):

@@ -6,13 +6,22 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Bag": "bag",
     "IsotropicGaussianEncoder": "projected",
     "Passages": "transformer",
     "ProjectionLayer": "projected",
+    "Recurrent": "rnn",
+    "TowerPair": "_pair",
     "TransformerEncoder": "transformer",
     "VectorCache": "corpus",
+    "Vocabulary": "_words",
+    "WordVectors": "word_vectors",
     "encode_to": "corpus",
     "load_encoder": "transformer",
+    "load_tower": "_pair",
+    "read_word_vectors": "word_vectors",
+    "train_word_vectors": "word_vectors",
+    "write_word_vectors": "word_vectors",
 }
 
 __all__ = list(_HOMES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lodesmith.core import registry
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.protocols import Metric
 from lodesmith.losses.infonce import infonce
+from lodesmith.objectives._candidates import Comparison, Scored
+from lodesmith.objectives._evidence import Sample
 
 __all__ = ["Contrast"]
 
@@ -22,7 +24,7 @@ Negatives = Literal["batch", "own"]
 
 
 class Contrast(nn.Module):
-    """InfoNCE over a batch of stored or encoded rows.
+    """InfoNCE over a batch of stored rows or of texts.
 
     A batch is a mapping: `queries` [n, d]; `documents` [n, d], row i the positive of query i; and where there are such,
     `negatives` [n, h, d] (mined for each query) and `pool` [p, d] (documents that are negatives of every query). With
@@ -30,8 +32,14 @@ class Contrast(nn.Module):
     documents that are no true negatives leave the softmax: those with the positive's id, those of rows with the same
     query, and all that `known` lists for the query.
 
+    In place of rows each of the four may be packed texts: `ids` int64 [total] and `offsets` int64 [k + 1]; the packed
+    negatives are those of the filled places, row by row. A shared encoder runs once over all of them.
+
+    Where several processes train, the documents of all of them are candidates, and the mean of their terms and
+    gradients is the term and gradient of one process with the whole batch.
+
     Args:
-        encoder: rows [·, d] → vectors [·, e].
+        encoder: rows [·, d], or packed texts → vectors [·, e].
         document_encoder: the documents' own; None where both sides share `encoder`.
         similarity: `cosine`, `dot`, `euclidean` (−‖q − d‖²), or another of the similarity family.
         temperature: divides the similarity.
@@ -39,6 +47,7 @@ class Contrast(nn.Module):
             The pool counts in both.
         symmetric: documents look for their queries too; needs `batch`.
         known: int64 [p, 2] of (query id, document id): known positives. The same numbers as in the batches.
+        gather: False keeps each process to its own candidates.
 
     Raises:
         ConfigError: there is no such similarity, or a setting is out of range.
@@ -47,7 +56,7 @@ class Contrast(nn.Module):
     chance: Mapping[str, float]
     """What the loss is when the scores say nothing: log of the number of candidates in the last batch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - two encoders and the options, all by name
         self,
         encoder: nn.Module,
         document_encoder: nn.Module | None = None,
@@ -57,6 +66,7 @@ class Contrast(nn.Module):
         negatives: Negatives = "batch",
         symmetric: bool = False,
         known: NDArray[np.integer] | None = None,
+        gather: bool = True,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -67,114 +77,42 @@ class Contrast(nn.Module):
             raise ConfigError("a symmetric loss needs negatives: batch", "set symmetric to false")
         self.encoder = encoder
         self.document_encoder = document_encoder
-        self.similarity = registry.find("similarity", similarity)
         self.temperature = temperature
         self.negatives = negatives
         self.symmetric = symmetric
         self.weights: Mapping[str, float] = {"infonce": 1.0}
         self.chance = {}
-        # Not buffers: several processes would send them round at every step.
-        self._starts, self._listed = _by_query(known)
+        self._sample: Sample | None = None
+        self._compare = Comparison(similarity, known, gather)
 
-    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    @property
+    def evidence(self) -> Mapping[str, torch.Tensor]:
+        """What the last training batch says beside its loss: `spread`, `rank`, `tied`."""
+        return {} if self._sample is None else self._sample.evidence()
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The term `infonce` of a batch.
 
         Raises:
             InputError: queries and documents are not the same number.
         """
-        queries, documents = batch["queries"], batch["documents"]
-        if len(queries) != len(documents):
-            raise InputError(f"a batch has {len(queries)} queries but {len(documents)} documents")
-        columns = [documents]
-        if "negatives" in batch:
-            columns.append(batch["negatives"].flatten(0, 1))
-        if "pool" in batch:
-            columns.append(batch["pool"])
-        scores = self._scores(queries, torch.cat(columns) if len(columns) > 1 else documents)
-        mask = self._mask(batch, scores)
-        self.chance = {"infonce": self._chance(batch, scores)}
-        return {"infonce": infonce(scores, None, mask, self.temperature, self.symmetric)}
+        own = self.negatives == "own"
+        scored = self._compare(batch, self.encoder, self.document_encoder, training=self.training, local=own)
+        self.chance = {"infonce": math.log(max(1, self._candidates(batch, scored)))}
+        if self.training:
+            self._sample = Sample.of(scored)
+        mask = scored.mask | scored.others if own else scored.mask
+        apart = self.symmetric and scored.ranks.world > 1
+        loss = infonce(scored.scores, scored.labels, mask, self.temperature, self.symmetric and not apart)
+        if apart:
+            scores, back = self._compare.backwards(scored)
+            loss = (loss + infonce(scores, scored.labels, back, self.temperature)) / 2
+        return {"infonce": loss * scored.ranks.share if scored.ranks.world > 1 else loss}
 
-    def _scores(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        """Similarities [n, m]; a shared encoder runs once over both sides."""
-        if self.document_encoder is not None:
-            return cast(torch.Tensor, self.similarity(self.encoder(queries), self.document_encoder(documents)))
-        encoded = self.encoder(torch.cat([queries, documents]))
-        return cast(torch.Tensor, self.similarity(encoded[: len(queries)], encoded[len(queries) :]))
-
-    def _chance(self, batch: Mapping[str, torch.Tensor], scores: torch.Tensor) -> float:
-        mined = batch["negatives"].shape[1] if "negatives" in batch else 0
-        pooled = len(batch["pool"]) if "pool" in batch else 0
-        return math.log(max(1, scores.shape[1] if self.negatives == "batch" else 1 + mined + pooled))
-
-    # ------------------------------------------------------- what is no negative
-
-    def _mask(self, batch: Mapping[str, torch.Tensor], scores: torch.Tensor) -> torch.Tensor | None:
-        """Bool [n, m]: true where a column is no negative of the row; None where nothing is known about it."""
-        mask = None if "document_ids" not in batch else self._no_negatives(batch)
-        if self.negatives == "own":
-            others = self._others(batch, scores)
-            mask = others if mask is None else mask | others
-        return mask
-
-    def _no_negatives(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        own = batch["document_ids"]
-        parts = [own]
-        if "negatives" in batch:
-            parts.append(batch["negative_ids"].flatten())
-        if "pool" in batch:
-            parts.append(batch["pool_ids"])
-        columns = torch.cat(parts) if len(parts) > 1 else own
-        mask = columns[None, :] == own[:, None]
-        if "query_ids" in batch:
-            queries = batch["query_ids"]
-            mask[:, : len(own)] |= queries[None, :] == queries[:, None]
-            if len(self._listed):
-                mask |= self._known(queries, columns)
-        if len(parts) > 1:
-            mask |= columns[None, :] < 0
-        return mask
-
-    def _known(self, queries: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Bool [n, m]: whether the column's document is a known positive of the row's query.
-
-        The known documents of the batch's queries are looked up among the sorted columns: no n × m × positives.
-        """
-        if self._starts.device != queries.device:
-            self._starts, self._listed = self._starts.to(queries.device), self._listed.to(queries.device)
-        last = len(self._starts) - 2
-        counted = queries.clamp(0, last)
-        starts = self._starts[counted]
-        counts = torch.where((queries >= 0) & (queries <= last), self._starts[counted + 1] - starts, 0)
-        rows = torch.repeat_interleave(torch.arange(len(queries), device=queries.device), counts)
-        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        documents = self._listed[starts[rows] + within]
-        distinct, place_of = torch.unique(columns, return_inverse=True)
-        place = torch.searchsorted(distinct, documents).clamp(max=len(distinct) - 1)
-        hit = distinct[place] == documents
-        table = torch.zeros(len(queries), len(distinct), dtype=torch.bool, device=queries.device)
-        table[rows[hit], place[hit]] = True
-        return table[:, place_of]
-
-    def _others(self, batch: Mapping[str, torch.Tensor], scores: torch.Tensor) -> torch.Tensor:
-        """Bool [n, m]: the columns that belong to other rows."""
-        n = len(scores)
-        owners = torch.arange(n, device=scores.device)
-        if "negatives" in batch:
-            owners = torch.cat([owners, owners.repeat_interleave(batch["negatives"].shape[1])])
-        mask = torch.ones_like(scores, dtype=torch.bool)
-        mask[:, : len(owners)] = owners[None, :] != torch.arange(n, device=scores.device)[:, None]
-        mask[:, len(owners) :] = False
-        return mask
-
-
-def _by_query(known: NDArray[np.integer] | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Known pairs sorted by query: where each query's documents start (int64 [queries + 1]), and the documents."""
-    if known is None or not len(known):
-        return torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    if known.ndim != 2 or known.shape[1] != 2 or known.min() < 0:
-        raise InputError(f"known must be [p, 2] of ids from 0, not {list(known.shape)}")
-    pairs = np.unique(known.astype(np.int64), axis=0)
-    counts = np.bincount(pairs[:, 0])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return torch.from_numpy(starts), torch.from_numpy(np.ascontiguousarray(pairs[:, 1]))
+    def _candidates(self, batch: Mapping[str, Any], scored: Scored) -> int:
+        """Candidates of a row, the masked ones among them."""
+        if self.negatives == "batch":
+            return scored.scores.shape[1]
+        places = batch["negative_ids"] if "negative_ids" in batch else batch.get("negatives")
+        pool = scored.encoded.pool
+        return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else len(pool))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lodesmith.core.columns import Column
 from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import text_key
 from lodesmith.core.records import Dataset
 from lodesmith.core.tables import Judgements
 from lodesmith.recipes.recipe import Recipe
 
-__all__ = ["Pairs", "make_pairs"]
+__all__ = ["Pairs", "make_pairs", "mined"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,35 @@ def make_pairs(dataset: Dataset, recipe: Recipe) -> Pairs:
         raise InputError(f"{dataset.name}: the split {recipe.data.train!r} has no usable pair", "`lode data check DIR`")
     known = np.asarray(pairs, np.int64)
     return Pairs(_limited(known, recipe), known, texts, validation)
+
+
+def mined(
+    dataset: Dataset, pairs: Pairs, recipe: Recipe, usable: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64] | None:
+    """Document rows of the mined negatives of each pair: int64 [p, h], −1 for an empty place.
+
+    Args:
+        dataset: its column `data.negatives` is read.
+        pairs: the training pairs.
+        recipe: None comes back where it names no column.
+        usable: bool [documents], those that may serve; None for all.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    name, most = recipe.data.negatives, recipe.data.negatives_each
+    if name is None:
+        return None
+    if dataset.folder is None:
+        raise InputError(f"{dataset.name} has no folder and so no column {name!r}", "save it first")
+    column, rows = Column.load(dataset.folder, name), _document_rows(dataset)
+    places = np.full((len(pairs.queries), most), -1, np.int64)
+    for number, query in enumerate(pairs.queries):
+        ids = (column.one(query) or {}).get("ids", ())
+        found = list(dict.fromkeys(rows[key] for key in ids if key in rows))
+        found = [row for row in found if usable is None or usable[row]][:most]
+        places[number, : len(found)] = found
+    return places[pairs.pairs[:, 0]]
 
 
 def _share(query: str, seed: int) -> float:

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.registry import did_you_mean
+from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
+from lodesmith.training.tracking import Name as Tracking
 
 __all__ = ["Recipe", "load", "shipped"]
 
@@ -49,6 +51,8 @@ class Data(Section):
     train: str = Field("train", description="split that gives the training pairs")
     validation: str | None = Field("dev", description="split that is measured while training; null for none")
     limit: int | None = Field(None, ge=1, description="at most this many training pairs, drawn by the seed")
+    negatives: str | None = Field(None, description="column of mined negatives, such as `negatives`; null for none")
+    negatives_each: int = Field(7, ge=1, description="at most this many of a query's mined negatives")
     hold_out: float = Field(
         0.1, ge=0, lt=1, description="share of the training queries kept for validation where its split is missing"
     )
@@ -68,6 +72,20 @@ class StagePlan(Section):
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
 
 
+class VocabularyPlan(Section):
+    """The words of towers that are trained from scratch."""
+
+    min_count: int = Field(2, ge=1, description="rarer words are left out")
+    max_size: int | None = Field(200_000, ge=3, description="the most frequent stay; null for no limit")
+
+
+class EnginePlan(Section):
+    """How the steps are computed."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the forward pass")
+    accumulate: int = Field(1, ge=1, description="so many batches make a step; their mean counts")
+
+
 class EvaluationPlan(Section):
     """What is measured after training."""
 
@@ -83,13 +101,20 @@ class Recipe(Section):
     data: Data = Data()  # type: ignore[call-arg]
     base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
     encoder: Component
+    document_encoder: Component | None = Field(None, description="the documents' own tower; null: both sides share one")
+    vocabulary: VocabularyPlan = VocabularyPlan()  # type: ignore[call-arg]
     stages: tuple[StagePlan, ...] = Field(min_length=1)
+    engine: EnginePlan = EnginePlan()  # type: ignore[call-arg]
     evaluation: EvaluationPlan = EvaluationPlan()
+    tracking: tuple[Tracking, ...] = Field((), description="experiment trackers that get the figures")
+    stop_on: tuple[Cause, ...] = Field(
+        (), description="findings that stop the training instead of warning; NaN always does"
+    )
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the resolved recipe."""
-        return fingerprint(self.model_dump(mode="json"))
+        """SHA-256 of the resolved recipe, but for who watches it: that changes no result."""
+        return fingerprint(self.model_dump(mode="json", exclude={"tracking", "stop_on"}))
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML."""

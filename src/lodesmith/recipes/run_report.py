@@ -27,15 +27,17 @@ def report(training: Training) -> list[Evaluation]:
     if split not in dataset.judgements:
         return []
     resolver = Resolver(dataset)
-    base = Path(recipe.base).name
-    spellings = {"random": "random", "bm25": "bm25", base: recipe.base, recipe.name: str(out)}
+    from_scratch = (out / "untrained").is_dir()
+    base = "untrained" if from_scratch else Path(recipe.base).name
+    before = str(out / "untrained") if from_scratch else recipe.base
+    spellings = {"random": "random", "bm25": "bm25", base: before, recipe.name: str(out)}
     results = []
     for name, spelling in spellings.items():
         system = renamed(resolver.resolve(spelling), name)
         evaluation, _ = evaluate_system(system, dataset, split, recipe.evaluation.measures)
         evaluation.save(out / "evaluations" / f"{name}.json")
         results.append(evaluation)
-    comparison = compare(results, baseline=base)
+    comparison = compare(results, baseline="bm25" if from_scratch else base)
     comparison.save(out / "comparison.json")
     from lodesmith.reports.page import render
 

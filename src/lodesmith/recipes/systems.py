@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_json, sha256_file
-from lodesmith.core.protocols import Retriever
+from lodesmith.core.protocols import Encoder, Retriever
 from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
@@ -22,11 +22,12 @@ from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
-    from lodesmith.encoders.transformer import TransformerEncoder
     from lodesmith.retrieval.rerank import CrossEncoder
 
 __all__ = ["Resolver", "System", "latency", "load_encoder", "resolve"]
 
+TOWERS = "lodesmith.json"
+"""The file by which a model folder of towers is known."""
 LATENCY_QUERIES = 50
 """How many queries are asked one at a time to measure the latency."""
 _LATENCY_SECONDS = 30.0
@@ -174,7 +175,7 @@ def renamed(system: System, name: str) -> System:
     return replace(system, name=name)
 
 
-def document_vectors(model: str, encoder: TransformerEncoder, documents: Mapping[str, Document]) -> Vectors:
+def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Document]) -> Vectors:
     """The documents' vectors: from the cache, what is missing encoded now.
 
     Of a run over a frozen base it is the base's vectors that are cached, so a new projection encodes nothing again.
@@ -185,10 +186,10 @@ def document_vectors(model: str, encoder: TransformerEncoder, documents: Mapping
 
     items = ((key, document.content) for key, document in documents.items())
     run = Path(model)
-    if (run / "recipe.yaml").is_file():
+    if (run / "recipe.yaml").is_file() and "base" in read_json(run / "manifest.json"):
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
         if base.fingerprint == read_json(run / "manifest.json").get("base"):
-            return through_head(encoder, base, VectorCache().vectors(base, items, "document"))
+            return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
     return VectorCache().vectors(encoder, items, "document")
 
 
@@ -218,7 +219,7 @@ def _total(values: list[float | None]) -> float | None:
     return None if any(value is None for value in values) else sum(value for value in values if value is not None)
 
 
-def load_encoder(name: str, passages: int | None = None) -> TransformerEncoder:
+def load_encoder(name: str, passages: int | None = None) -> Encoder:
     """An encoder from a model folder, a run directory, a hub name or `minilm`.
 
     Args:
@@ -234,7 +235,18 @@ def load_encoder(name: str, passages: int | None = None) -> TransformerEncoder:
         _check_weights(path)
         path = path / "model"
         name = str(path)
+    if (path / TOWERS).is_file():
+        return _towers(path, passages)
     return TransformerEncoder(name, passages=Passages(passages, passages // 4) if passages else None)
+
+
+def _towers(path: Path, passages: int | None) -> Encoder:
+    from lodesmith.encoders import load_tower
+
+    if passages:
+        raise InputError("a tower reads whole documents", "leave --passages out", path=path)
+    encoder: Encoder = load_tower(path)
+    return encoder
 
 
 def _check_weights(run: Path) -> None:
@@ -247,7 +259,7 @@ def _check_weights(run: Path) -> None:
     verify_files(run / "model", files)
 
 
-def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
+def dense(name: str, encoder: Encoder, vectors: Vectors) -> System:
     """A system from an encoder and the vectors that it gave the documents."""
     from lodesmith.retrieval.dense import Dense
 
@@ -256,10 +268,16 @@ def dense(name: str, encoder: TransformerEncoder, vectors: Vectors) -> System:
     cost = {
         "encode_docs_per_s": vectors.info.get("docs_per_s"),
         "index_bytes": vectors.values.size * 4,
-        "parameters": encoder.parameters,
+        "parameters": parameters_of(encoder),
         "truncated": vectors.info.get("truncated"),
     }
     return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint}, vectors=vectors)
+
+
+def parameters_of(encoder: Encoder) -> int:
+    """How many parameters an encoder has."""
+    total = getattr(encoder, "parameters_total", None)
+    return int(getattr(encoder, "parameters", 0) if total is None else total)
 
 
 def _stored(folder: Path) -> System:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def teach_vectors(
             f"{model} is a cross-encoder: it gives scores of pairs, no vectors",
             "store its scores of candidates with --scores",
         )
-    encoder, cache = load_encoder(model), VectorCache(store, dtype=dtype)
+    encoder, cache = cast("TransformerEncoder", load_encoder(model)), VectorCache(store, dtype=dtype)
     documents = _fill(cache, encoder, _documents(dataset, keys), "document")
     asked = _fill(cache, encoder, queries.items(), "query")
     made_by = {
@@ -124,7 +124,7 @@ def teach_vectors(
         "kind": "vectors",
         "made_by": made_by,
         "fingerprint": fingerprint(made_by),
-        "encoder": encoder.source,
+        "encoder": getattr(encoder, "source", model),
         "dimension": encoder.dimension,
         "metric": encoder.metric,
         "stores": {"document": documents[0], "query": asked[0]},
@@ -154,16 +154,30 @@ def _documents(dataset: Dataset, keys: Iterable[str]) -> Iterator[Item]:
 def _needed(dataset: Dataset, part: Part, queries: Iterable[str], folder: Path) -> dict[str, None]:
     """The documents that these queries are judged against or have as candidates, once each."""
     has_column = (folder / FOLDER / f"{part.candidates}.jsonl").exists()
-    column = Column.load(folder, part.candidates) if has_column else None
+    candidates = _candidates(folder, part.candidates) if has_column else {}
     found: dict[str, None] = {}
     for query in queries:
-        row = column.one(query) if column else None
-        found |= dict.fromkeys([*dataset.split(part.split)[query], *_ids(row)])
+        found |= dict.fromkeys([*dataset.split(part.split)[query], *candidates.get(query, ())])
     return {key: None for key in found if key in dataset.documents}
 
 
-def _ids(row: Mapping[str, Any] | None) -> list[str]:
-    return [] if row is None else list(row.get("ids", ()))
+def _candidates(folder: Path, name: str) -> dict[str, list[str]]:
+    """The ids of a column's rows by query, each query's first row.
+
+    Raises:
+        InputError: there is no such column, it belongs to documents, or a row has no list of ids.
+    """
+    column, path = Column.load(folder, name), folder / FOLDER / f"{name}.jsonl"
+    if column.key != "query":
+        raise InputError("its rows belong to documents, not to queries", "give a column of candidates", path=path)
+    found = {}
+    for query in column.rows:
+        ids = (column.one(query) or {}).get("ids")
+        if not isinstance(ids, list) or not all(isinstance(key, str) for key in ids):
+            say = "mine it again, or give a column of candidates"
+            raise InputError(f"the row of query {query!r} has no list of document ids in 'ids'", say, path=path)
+        found[query] = ids
+    return found
 
 
 def _rounding(encoder: TransformerEncoder, store: Path, dataset: Dataset, keys: Sequence[str]) -> dict[str, Any]:
@@ -280,9 +294,9 @@ def teach_scores(
     check_name(name)
     if name == part.candidates:
         raise ConfigError(f"the scores would take the place of the candidates, {name!r}", "choose another --name")
-    dataset, column = Dataset.load(folder), Column.load(folder, part.candidates)
+    dataset, candidates = Dataset.load(folder), _candidates(folder, part.candidates)
     queries = part.queries(dataset)
-    lists = {query: _list(dataset, part.split, query, column) for query in queries if column.one(query) is not None}
+    lists = {q: _list(dataset, part.split, q, candidates[q]) for q in queries if q in candidates}
     if not lists:
         raise InputError(
             f"no query of {part.split} has candidates in columns/{part.candidates}.jsonl",
@@ -303,9 +317,9 @@ def teach_scores(
         return writer.finish(seconds=round(time.perf_counter() - start, 3), encoder=model, without_candidates=without)
 
 
-def _list(dataset: Dataset, split: str, query: str, column: Column) -> list[str]:
+def _list(dataset: Dataset, split: str, query: str, candidates: Sequence[str]) -> list[str]:
     positives = [key for key, grade in dataset.split(split)[query].items() if grade > 0]
-    keys = dict.fromkeys([*positives, *_ids(column.one(query))])
+    keys = dict.fromkeys([*positives, *candidates])
     return [key for key in keys if key in dataset.documents]
 
 

@@ -16,20 +16,23 @@ from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Done, Event
 from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
-from lodesmith.core.hashing import fingerprint
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes.learners import Learner, learner
+from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, make_pairs
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan, load
 from lodesmith.recipes.run_report import report
+from lodesmith.training import tracking
 
 if TYPE_CHECKING:
     from lodesmith.training import Stage
 
 __all__ = ["Training", "finished", "forecast", "plan"]
 
+UNTRAINED = "untrained"
+"""The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
 VALIDATION = ("nDCG@10", "RR@10", "R@1", "R@5", "R@10", "R@100")
 
 
@@ -64,6 +67,8 @@ def plan(
         raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=recipe.data.path)
     out = out or Path("runs") / f"{recipe.name}-{recipe.fingerprint[:8]}"
     begun = (out / "manifest.json").exists()
+    if ranks()[0]:
+        return Training(recipe, out, begun, reported=False)  # the first process looks after the folder
     if begun and not resume:
         raise InputError("a run is here already", "go on with --resume, or choose another --out", path=out)
     if begun:
@@ -77,7 +82,10 @@ def plan(
 
 def _check_components(recipe: Recipe) -> None:
     """Every name and setting of the recipe, before anything is loaded or built."""
-    _check_component("encoders", recipe.encoder, "encoder", ("base_model",))
+    tracking.check(recipe.tracking)
+    _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
+    if recipe.document_encoder is not None:
+        _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
@@ -146,6 +154,9 @@ class Training:
         Raises:
             BusyError: another process trains in this folder.
         """
+        if ranks()[0]:
+            yield from self._run()
+            return
         with locked(self.out):
             if finished(self.out):
                 self._check_data()
@@ -174,6 +185,8 @@ class Training:
                         "start a new run in another folder",
                     )
         write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
+        if "base" not in self.learner.identity() and not (self.out / UNTRAINED).exists():
+            self.learner.save(self.out / UNTRAINED)
         write_json(self.out / "manifest.json", self._manifest())
 
     def _check_data(self) -> None:
@@ -195,10 +208,11 @@ class Training:
     def _run(self) -> Iterator[Event]:
         from lodesmith.training import fit, record
         from lodesmith.training.engine import TorchEngine
+        from lodesmith.training.health import heed
 
         happenings = fit(
             [self._stage(stage) for stage in self.recipe.stages],
-            engine=TorchEngine(seed=self.recipe.seed),
+            engine=TorchEngine(seed=self.recipe.seed, **self.recipe.engine.model_dump()),
             checkpoints=self.out / "checkpoints",
             resume=True,
             recipe={
@@ -207,7 +221,13 @@ class Training:
                 **self.learner.identity(),
             },
         )
-        yield from record(happenings, self.out / "metrics.jsonl")
+        heeded = heed(happenings, self.recipe.stop_on)
+        if ranks()[0]:
+            yield from heeded
+            return
+        watched = record(heeded, self.out / "metrics.jsonl")
+        name, config = self.out.resolve().name, self.recipe.model_dump(mode="json")
+        yield from tracking.tracked(watched, self.recipe.tracking, self.out, name=name, config=config)
 
     def _finish(self) -> None:
         self.learner.save(self.out / "model")
@@ -233,14 +253,16 @@ class Training:
     def _stage(self, stage: StagePlan) -> Stage:
         from lodesmith.training import Stage
 
+        batches = self.learner.batches(stage)
+        known = getattr(batches, "known", self.pairs.known)  # in the numbers that the batches use
         objective = find("objectives", stage.objective.use)(
-            **self.learner.encoders(), known=self.pairs.known, **stage.objective.settings
+            **self.learner.encoders(), known=known, **stage.objective.settings
         )
         validate = self._validation() if self.pairs.validation else None
         return Stage(
             name=stage.name,
             objective=objective,
-            batches=self.learner.batches(stage),
+            batches=batches,
             optim=stage.optim,
             epochs=stage.epochs,
             validate=validate,
@@ -268,13 +290,14 @@ class Training:
 
 def forecast(training: Training) -> dict[str, Any]:
     """What a training will take, without training: texts, steps, disk, memory, and seconds from a timed sample."""
-    pairs = training.pairs
+    pairs, accumulate = training.pairs, training.recipe.engine.accumulate
+    batches = {s.name: -(-len(pairs.pairs) // s.batch_size) for s in training.recipe.stages}
     return {
         "recipe": training.recipe.name,
-        "fingerprint": fingerprint(training.recipe.model_dump(mode="json"))[:12],
+        "fingerprint": training.recipe.fingerprint[:12],
         "out": str(training.out),
         "pairs": len(pairs.pairs),
         "validation_queries": len(pairs.validation),
-        "steps": {s.name: s.epochs * -(-len(pairs.pairs) // s.batch_size) for s in training.recipe.stages},
+        "steps": {s.name: s.epochs * -(-batches[s.name] // accumulate) for s in training.recipe.stages},
         **training.learner.forecast(),
     }

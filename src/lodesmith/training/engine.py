@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 
 from lodesmith.core.errors import ConfigError, IntegrityError
 from lodesmith.training import optim
+from lodesmith.training._tensors import move, named_tensors, size
 from lodesmith.training.checkpoint import Snapshot
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.randomness import random_state, seed_everything, set_random_state
@@ -137,6 +139,13 @@ class TorchEngine:
         mine = torch.tensor(float(flag), device=self._accelerator.device)
         return bool(self._accelerator.reduce(mine, "sum").item() > 0)
 
+    def agreed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The first rank's values: what each has measured may differ in the last digit, and a decision must not."""
+        everyone = [dict(values)]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(everyone, 0)
+        return everyone[0]
+
     def wait(self) -> None:
         """Until all ranks are here."""
         self._accelerator.wait_for_everyone()
@@ -150,13 +159,34 @@ class TorchEngine:
         self._required = [(p, p.requires_grad) for p in objective.parameters()]
         self._settings = settings
         objective.to(self._accelerator.device)
-        self._groups = optim.freeze(settings, objective)
-        self._parameters = [p for group in self._groups.values() for p in group]
-        self._optimizer = optim.build(settings, self._groups)
+        self._members = optim.freeze(settings, objective)
+        self._parameters = [p for group in self._members.values() for p in group]
+        # Of all that trains at some time: what has no gradient is passed over, and has no state before it has one.
+        self._optimizer = optim.build(settings, self._members)
+        self._waiting = optim.waiting(settings, 0)
+        self._open()
         self._model, self._wrapped = self._accelerator.prepare(objective, self._optimizer)
         self._weights: Mapping[str, float] = cast(Any, objective).weights
         self._known: tuple[str, ...] | None = None
         objective.train()
+
+    def _open(self) -> None:
+        """Let train what waits no longer, and nothing else."""
+        self._groups = {name: own for name, own in self._members.items() if name not in self._waiting}
+        for name, parameters in self._members.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name not in self._waiting)
+
+    def epoch(self, number: int) -> None:
+        """An epoch (from 0) of the stage begins or is gone on with: groups whose frozen epochs are over train."""
+        waiting = optim.waiting(self._settings, number) & self._members.keys()
+        if waiting == self._waiting & self._members.keys():
+            return
+        self._waiting = waiting
+        self._open()
+        # Wrapped anew: under several processes the wrapper knows only what trained when it was made.
+        model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        self._model = self._accelerator.prepare_model(model)
 
     def release(self) -> None:
         """End a stage: take off wrappers, and let what the stage froze train again."""
@@ -208,6 +238,18 @@ class TorchEngine:
     def _chance(self) -> Mapping[str, float]:
         """The objective's own `chance`, as it stood after the last batch; else nothing is known."""
         return dict(getattr(self._objective, "chance", {}))
+
+    def evidence(self) -> dict[str, float]:
+        """What the objective says of the last batch beside the loss (its `evidence`, if it has one): the mean over
+        those ranks whose batch says it."""
+        said: Mapping[str, torch.Tensor] = getattr(self._objective, "evidence", {})
+        mine = {name: float(value) for name, value in said.items()}
+        everyone: list[Any] = [mine]
+        if self.world > 1:
+            everyone = [None] * self.world
+            torch.distributed.all_gather_object(everyone, mine)
+        names = dict.fromkeys(name for own in everyone for name in own)
+        return {name: fmean(own[name] for own in everyone if name in own) for name in names}
 
     def _forward(self, batch: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
         """Names of the terms, and the terms and their weighted sum as float32 scalars."""
@@ -261,8 +303,9 @@ class TorchEngine:
         return self._accelerator.scaler is not None
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each group at the last step."""
-        return {group["name"]: float(group["lr"]) for group in self._optimizer.param_groups}
+        """The learning rate at the last step of each group that trains."""
+        groups = self._optimizer.param_groups
+        return {group["name"]: float(group["lr"]) for group in groups if group["name"] in self._groups}
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -279,7 +322,7 @@ class TorchEngine:
 
     def weights_of(self, objectives: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
         """Every parameter and persistent buffer of the objectives, each once: name → a copy on the CPU."""
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _named(objectives)}
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named_tensors(objectives)}
 
     def load_weights(self, objectives: Sequence[nn.Module], weights: Mapping[str, torch.Tensor]) -> None:
         """Put saved weights back, in place.
@@ -287,7 +330,7 @@ class TorchEngine:
         Raises:
             IntegrityError: names, shapes or types are not those of the model.
         """
-        named = dict(_named(objectives))
+        named = dict(named_tensors(objectives))
         if named.keys() != weights.keys():
             odd = sorted(named.keys() ^ weights.keys())[0]
             raise IntegrityError(
@@ -355,38 +398,3 @@ class TorchEngine:
             own = f"{self.rank}."
             rng = {n.removeprefix(own): t for n, t in snapshot.tensors["rng"].items() if n.startswith(own)}
             set_random_state(rng, plain[self.rank])
-
-
-def _named(objectives: Sequence[nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors by name, those that stages or layers share only once."""
-    seen: set[int] = set()
-    for number, objective in enumerate(objectives):
-        for name, tensor in objective.state_dict(keep_vars=True).items():
-            if not isinstance(tensor, torch.Tensor):
-                raise ConfigError(f"{type(objective).__name__} keeps {name!r} in its state, which is no tensor")
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield f"{number}.{name}", tensor
-
-
-def move(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on the device. A batch is a tensor, or a mapping or sequence of batches; anything
-    else in it stays as it is."""
-    if isinstance(batch, torch.Tensor):
-        return batch if batch.device == device else batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: move(value, device) for name, value in batch.items()}
-    if isinstance(batch, list | tuple) and not hasattr(batch, "_fields"):
-        return type(batch)(move(value, device) for value in batch)
-    return batch
-
-
-def size(batch: Any) -> int:
-    """How many examples a batch holds: the length of its first tensor."""
-    if isinstance(batch, torch.Tensor):
-        return int(batch.shape[0]) if batch.ndim else 1
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    for value in values:
-        if found := size(value):
-            return found
-    return 0

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lodesmith.core import events
 from lodesmith.core.errors import ConfigError, DivergedError, InputError, IntegrityError
 from lodesmith.core.events import Event
 from lodesmith.core.registry import did_you_mean
 from lodesmith.training.checkpoint import Checkpoints, Snapshot, read
-from lodesmith.training.health import Health
+from lodesmith.training.health import Finding, Health, crowded, misplaced
 from lodesmith.training.interrupt import Asked, interruptions
 from lodesmith.training.optim import rate
 from lodesmith.training.position import Position, check_identity, identity, surroundings
@@ -163,6 +163,9 @@ class _Loop:
             self.restored = None
         if not at.planned:
             at.planned = stage.steps or (stage.epochs or 0) * math.ceil(len(stage.batches) / self.engine.accumulate)
+        if at.stage_step == 0:
+            trains = {name: parameter.requires_grad for name, parameter in stage.objective.named_parameters()}
+            yield from self._warnings(stage, [*misplaced(stage.optim, trains, stage.epochs), *crowded(stage.batches)])
         if at.stage_step == 0 and stage.validate_first:
             yield from self._validate(stage)
         while not self._over(stage):
@@ -191,6 +194,7 @@ class _Loop:
         count = len(stage.batches)
         if count == 0:
             raise InputError(f"stage {stage.name!r} has no batches", "give it training pairs")
+        self.engine.epoch(at.epoch)
         source = iter(stage.batches)
         ended = False
         while not ended and not self._over(stage):
@@ -199,7 +203,7 @@ class _Loop:
                 group = list(islice(source, wanted))
                 if len(group) < wanted:
                     raise InputError(f"{count} batches were announced, {at.batch + len(group)} came")
-                row = self.engine.step(group, rate(stage.optim, at.stage_step, at.planned))
+                row = self.engine.step(group, rate(stage.optim, at.stage_step, at.planned, at.lowered))
             at.step += 1
             at.stage_step += 1
             at.batch += wanted
@@ -232,18 +236,22 @@ class _Loop:
         if not len(self.window):
             return
         means = self.window.report()
-        chance = means.pop("chance")
         steps = self.at.step - self.at.stage_step + self.at.planned
-        yield events.Step(*self._here(stage), lr=self.engine.rates(), steps=steps, **means)
-        for message, cure in self.health.watch(means["terms"], chance):
-            yield events.Warning(*self._here(stage), message, cure)
+        means |= {"weights": dict(cast(Any, stage.objective).weights), "evidence": self.engine.evidence()}
+        step = events.Step(*self._here(stage), lr=self.engine.rates(), steps=steps, **means)
+        yield step
+        yield from self._warnings(stage, self.health.watch(step))
+
+    def _warnings(self, stage: Stage, findings: Iterable[Finding]) -> Iterator[Event]:
+        for finding in findings:
+            yield events.Warning(*self._here(stage), finding.message, finding.cure, finding.cause)
 
     def _read(self, stage: Stage) -> Iterator[Event]:
         """Bring the figures in; what is not finite is told, and then raised."""
         try:
             self.window.read(self.at.step)
         except DivergedError as error:
-            yield events.Warning(*self._here(stage), error.what, error.do)
+            yield events.Warning(*self._here(stage), error.what, error.do, "nan")
             raise
 
     def _end(self, stage: Stage) -> Iterator[Event]:
@@ -283,11 +291,13 @@ class _Loop:
         yield from self._read(stage)
         self.at.validated = self.at.step
         with self.engine.evaluating():
-            measures = dict(stage.validate())
+            measures = self.engine.agreed(stage.validate())
         better = stage.monitor is not None and self._judge(stage, stage.monitor, measures)
         if better:
             self._keep_best()
-        yield events.Validation(*self._here(stage), measures, better)
+        validation = events.Validation(*self._here(stage), measures, better)
+        yield validation
+        yield from self._warnings(stage, self.health.watch(validation))
         for name, value in measures.items():
             if not math.isfinite(value):
                 message = f"the measure {name} is {value}"
@@ -303,9 +313,12 @@ class _Loop:
         else:
             better = at.best is None or (value > at.best if stage.higher else value < at.best)
         if better:
-            at.best, at.best_step, at.stale = value, at.step, 0
+            at.best, at.best_step, at.stale, at.waited = value, at.step, 0, 0
         else:
             at.stale += 1
+            at.waited += 1
+        if stage.optim.schedule == "plateau" and at.waited == stage.optim.plateau.patience:
+            at.lowered, at.waited = at.lowered + 1, 0
         return better
 
     def _keep_best(self) -> None:

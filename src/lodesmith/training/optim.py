@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.registry import did_you_mean
@@ -27,6 +27,22 @@ class Group(BaseModel):
     lr: float | None = Field(None, ge=0, description="null: the stage's")
     weight_decay: float | None = Field(None, ge=0, description="null: the stage's")
     freeze: bool = Field(False, description="keep these parameters as they are")
+    freeze_epochs: int = Field(0, ge=0, description="keep them so for the first epochs of the stage, then train them")
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if self.freeze and self.freeze_epochs:
+            raise ValueError("give freeze or freeze_epochs, not both")
+        return self
+
+
+class Plateau(BaseModel):
+    """When the schedule `plateau` lowers the learning rates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    factor: float = Field(0.5, gt=0, lt=1, description="of the rate before")
+    patience: int = Field(2, ge=1, description="after so many validations without a better monitored measure")
+    minimum: float = Field(0.01, ge=0, le=1, description="lowest share of the stage's rate")
 
 
 class OptimSettings(BaseModel):
@@ -38,19 +54,25 @@ class OptimSettings(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="vectors and scalars (biases, norms) are exempt")
     betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw and adam")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "cosine"
+    plateau: Plateau = Field(Plateau.model_validate({}), description="of the schedule of that name")
     warmup: float = Field(0.05, ge=0, description="share of the stage's steps; a number above 1 counts steps")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm over all groups; null for no clipping")
     groups: tuple[Group, ...] = ()
 
 
-def rate(settings: OptimSettings, step: int, steps: int) -> float:
-    """The factor on every learning rate at a step (from 0) of `steps`: a rise, then the schedule down to 0."""
+def rate(settings: OptimSettings, step: int, steps: int, lowered: int = 0) -> float:
+    """The factor on every learning rate at a step (from 0) of `steps`: a rise, then the schedule down to 0.
+
+    A plateau's is 1 until it has been lowered so many times, and never below its minimum.
+    """
     warmup = round(settings.warmup if settings.warmup > 1 else settings.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
     if settings.schedule == "constant":
         return 1.0
+    if settings.schedule == "plateau":
+        return max(settings.plateau.minimum, settings.plateau.factor**lowered)
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
@@ -73,7 +95,8 @@ def sort_names(settings: OptimSettings, names: Iterable[str]) -> dict[str, list[
 
 
 def freeze(settings: OptimSettings, module: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
-    """Stop gradients for the frozen groups and return the parameters that train, by group.
+    """Stop gradients for the frozen groups and return the parameters that train, by group: those that are frozen for
+    some epochs only among them, and untouched (`waiting` says which).
 
     Raises:
         ConfigError: a pattern fits no name, or nothing is left to train.
@@ -89,7 +112,14 @@ def freeze(settings: OptimSettings, module: torch.nn.Module) -> dict[str, list[t
             trained[pattern] = live
     if not trained:
         raise ConfigError("no parameter is left to train", "unfreeze a group, or give the objective parameters")
+    if not trained.keys() - waiting(settings, 0):
+        raise ConfigError("no parameter is left to train in the first epoch", "take freeze_epochs off a group")
     return trained
+
+
+def waiting(settings: OptimSettings, epoch: int) -> set[str]:
+    """The groups that are still frozen in an epoch (from 0) of the stage, and train later."""
+    return {group.match for group in settings.groups if epoch < group.freeze_epochs}
 
 
 def build(settings: OptimSettings, trained: dict[str, list[torch.nn.Parameter]]) -> torch.optim.Optimizer:

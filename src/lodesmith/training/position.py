@@ -31,6 +31,8 @@ class Position:
         best: the monitored measure's best value in this stage.
         best_step: when that was.
         stale: validations since.
+        waited: validations since, or since the schedule `plateau` lowered the rate.
+        lowered: how many times it did.
         validated: the step of the last validation.
         reason: why the last finished stage ended.
     """
@@ -44,6 +46,8 @@ class Position:
     best: float | None = None
     best_step: int | None = None
     stale: int = 0
+    waited: int = 0
+    lowered: int = 0
     validated: int | None = None
     reason: str = ""
 

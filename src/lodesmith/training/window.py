@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lodesmith.core.errors import DivergedError
 from lodesmith.training.health import check_finite
 from lodesmith.training.stage import Engine
 
@@ -71,28 +72,34 @@ class Window:
             names = [*row.terms, "the total loss"]
             if not self.engine.scaled:
                 names += [f"the gradient norm of group {name!r}" for name in row.groups]
-            check_finite(number, names, values[: len(names)])
+            try:
+                check_finite(number, names, values[: len(names)])
+            except DivergedError as error:
+                raise DivergedError(error.what + self._before(number), error.do) from None
             self.figures.append(Figures(row.terms, row.groups, tuple(values), row.chance))
         self.rows.clear()
 
+    def _before(self, step: int) -> str:
+        """How the gradients went in the steps before one that diverged."""
+        norms = [math.hypot(*own.values[len(own.terms) + 1 :]) for own in self.figures]
+        if not norms:
+            return ""
+        first = f"{norms[0]:.3g} at step {step - len(norms)}"
+        return f" (the gradient norm was {first}{f', {norms[-1]:.3g} at step {step - 1}' if len(norms) > 1 else ''})"
+
     def report(self) -> dict[str, Any]:
-        """Means over the window, as the fields of a `Step` event, and `chance`; the window is empty afterwards."""
-        terms: dict[str, list[float]] = {}
-        norms: dict[str, list[float]] = {}
-        chance: dict[str, list[float]] = {}
+        """Means over the window, as the fields of a `Step` event; the window is empty afterwards."""
+        parts: dict[str, dict[str, list[float]]] = {"terms": {}, "grad_norm": {}, "chance": {}}
         totals = []
         for own in self.figures:
             count = len(own.terms)
-            for name, value in zip(own.terms, own.values, strict=False):
-                terms.setdefault(name, []).append(value)
-            for name, value in zip(own.groups, own.values[count + 1 :], strict=True):
-                norms.setdefault(name, []).append(value)
-            for name, value in own.chance.items():
-                chance.setdefault(name, []).append(value)
+            _collect(parts["terms"], own.terms, own.values[:count])
+            _collect(parts["grad_norm"], own.groups, own.values[count + 1 :])
+            _collect(parts["chance"], tuple(own.chance), tuple(own.chance.values()))
             totals.append(own.values[count])
         throughput = self.examples / self.seconds if self.seconds else 0.0
         self.figures, self.examples, self.seconds = [], 0, 0.0
-        means = {"terms": _means(terms), "grad_norm": _means(norms), "chance": _means(chance)}
+        means = {name: _means(lists) for name, lists in parts.items()}
         return {**means, "total": sum(totals) / len(totals), "throughput": throughput}
 
     def state(self) -> list[dict[str, Any]]:
@@ -106,6 +113,11 @@ class Window:
         for own in state:
             values = tuple(math.nan if v is None else v for v in own["values"])
             self.figures.append(Figures(tuple(own["terms"]), tuple(own["groups"]), values, own["chance"]))
+
+
+def _collect(lists: dict[str, list[float]], names: Sequence[str], values: Sequence[float]) -> None:
+    for name, value in zip(names, values, strict=True):
+        lists.setdefault(name, []).append(value)
 
 
 def _means(lists: Mapping[str, list[float]]) -> dict[str, float]:

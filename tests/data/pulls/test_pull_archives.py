@@ -199,3 +199,24 @@ def test_no_archive_at_all(tmp_path: Path) -> None:
     (tmp_path / "page.zip").write_bytes(b"<html>" * 500)
     with pytest.raises(ArchiveError, match="neither a zip nor a tar"):
         extract(tmp_path / "page.zip", tmp_path / "into")
+
+
+def test_ways_of_packing_that_are_not_known_or_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.txt", "some words " * 200)
+    whole = path.read_bytes()
+    start = 30 + len("a.txt") + 9  # after the header and the properties of LZMA
+    path.write_bytes(whole[:start] + b"\xff" * 20 + whole[start + 20 :])
+    with pytest.raises(ArchiveError):
+        extract(path, tmp_path / "out")
+    place = whole.index(b"PK\x01\x02") + 10
+    path.write_bytes(whole[:8] + struct.pack("<H", 97) + whole[10:place] + struct.pack("<H", 97) + whole[place + 2 :])
+    with pytest.raises(ArchiveError):
+        extract(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a/b.txt", "n" * 300], ids=["below a file", "too long"])
+def test_names_that_no_folder_holds(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArchiveError):
+        extract(zipped(tmp_path / "x.zip", ("a", b"1"), (name, b"2")), tmp_path / "out")

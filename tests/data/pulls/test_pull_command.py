@@ -339,3 +339,13 @@ def test_two_pulls_into_one_folder(web: Web, tmp_path: Path) -> None:
 
     with locked(tmp_path / ".w.pull"), pytest.raises(BusyError):
         pull("wikipedia:de", web, tmp_path / "w")
+
+
+def test_an_endpoint_that_is_no_hub(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patience: Patience
+) -> None:
+    """A captive portal answers everything with a page of its own."""
+    monkeypatch.setenv("HF_ENDPOINT", mirror.url)
+    mirror.faults = [Fault("vidore/x", 200, {"Content-Type": "text/html"})]
+    with pytest.raises(ServerError, match="does not answer as the hub does"):
+        pull("vidore/x", Web("", patience), tmp_path / "v")

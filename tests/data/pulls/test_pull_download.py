@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lodesmith.core.errors import InputError
 from lodesmith.data.pulls import _ledger as ledger
+from lodesmith.data.pulls import _settings as settings
 from lodesmith.data.pulls import origin_of
 from lodesmith.data.pulls._download import Download, ensure_space, remote_size
 from lodesmith.data.pulls._errors import (
@@ -233,7 +235,6 @@ def test_a_full_disk_is_noticed_before(get: Download, monkeypatch: pytest.Monkey
 
 
 def test_redirects(get: Download, site: Mirror, tmp_path: Path, patience: Patience) -> None:
-    url = site.url.replace("127.0.0.1", "localhost")
     site.faults = [Fault("/here", 302, {"Location": f"{site.url}/a/data.bin"}, times=9)]
     headers = {"Authorization": "Bearer secret"}
     same = Download(f"{site.url}/here", tmp_path / "same", headers, patience=patience).fetch()
@@ -247,7 +248,6 @@ def test_redirects(get: Download, site: Mirror, tmp_path: Path, patience: Patien
     site.faults = [Fault("/file", 302, {"Location": "file:///etc/passwd"}, times=9)]
     with pytest.raises(ServerError):
         Download(f"{site.url}/file", tmp_path / "file", patience=patience).fetch()
-    assert url
 
 
 def test_redirects_into_a_private_network() -> None:
@@ -258,7 +258,8 @@ def test_redirects_into_a_private_network() -> None:
     from lodesmith.data.pulls._http import _Redirects
 
     asked = urllib.request.Request("https://example.org/x")
-    for place in ("http://example.org/y", "https://169.254.169.254/meta", "https://localhost/x", "ftp://example.org/x"):
+    private = ("169.254.169.254", "localhost", "a.localhost.", "127.1", "0x7f000001", "2130706433", "[::ffff:10.0.0.1]")
+    for place in ("http://example.org/y", "ftp://example.org/x", *(f"https://{host}/x" for host in private)):
         with pytest.raises(ServerError):
             _Redirects().redirect_request(asked, BytesIO(), 302, "Found", Message(), place)
     made = _Redirects().redirect_request(asked, BytesIO(), 302, "Found", Message(), "https://cdn.example.org/x")
@@ -269,6 +270,26 @@ def test_other_protocols_are_refused(tmp_path: Path, patience: Patience) -> None
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"):
         with pytest.raises(ServerError, match="only http"):
             Download(url, tmp_path / "x", patience=patience).fetch()
+
+
+@pytest.mark.parametrize("place", ["http://[bad/x", "http://.example.org/x", "http://[::1"])
+def test_redirects_to_what_is_no_address(site: Mirror, tmp_path: Path, patience: Patience, place: str) -> None:
+    site.faults = [Fault("/x", 302, {"Location": place})]
+    with pytest.raises(ServerError):
+        Download(f"{site.url}/x", tmp_path / "x", patience=patience).fetch()
+
+
+def test_sizes_of_thousands_of_digits(site: Mirror, tmp_path: Path, patience: Patience) -> None:
+    size = "9" * 5000
+    site.faults = [Fault("/x", 200, {"Content-Length": size})]
+    assert remote_size(f"{site.url}/x", {}, patience) is None
+    get = Download(f"{site.url}/a/data.bin", tmp_path / "x", digest=SHA256, patience=patience)
+    site.faults = [
+        Fault("data.bin", cut=1000),
+        Fault("data.bin", 206, {"Content-Range": f"bytes 1000-{size}/{size}"}),
+    ]
+    with pytest.raises(ServerError, match="without saying which"):
+        get.fetch()
 
 
 # origins
@@ -336,3 +357,15 @@ def test_origins_by_their_spelling(tmp_path: Path) -> None:
     assert origin_of(str(tmp_path)).label == str(tmp_path)
     with pytest.raises(Exception, match="neither a folder nor an http address"):
         origin_of("ftp://mirror")
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[bad", "http://.example.org", "http://a b/", "http://me:secret@host/", "http://"]
+)
+def test_what_is_no_address(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"--from: .* is no address") as raised:
+        origin_of(place)
+    assert "secret" not in str(raised.value)
+    monkeypatch.setenv("HF_ENDPOINT", place)
+    with pytest.raises(InputError, match="HF_ENDPOINT"):
+        settings.endpoint()

@@ -197,6 +197,11 @@ def _parquet(path: Path) -> Rows:
                 for value in batch.to_pylist():
                     row += 1
                     yield row, value
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # values out of range
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the Parquet file cannot be read after row {row}: {reason}", path=path) from None

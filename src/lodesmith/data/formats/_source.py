@@ -130,7 +130,7 @@ def stream(path: Path) -> Iterator[IO[bytes]]:
         InputError: it cannot be opened, or (while it is read) is damaged or cut off.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"the compressed file is damaged or cut off: {error}", path=path) from None

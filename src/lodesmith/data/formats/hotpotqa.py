@@ -31,7 +31,7 @@ class HotpotQA:
         name = key(row, "_id", "id") or f"{self._source.stem}:{line}"
         query = Query(name, text(row, "question"), tuple(texts(row, "answer", "answers")))
         documents = dict(_paragraphs(row["context"]))
-        titles = {title for title, _ in _pairs(row.get("supporting_facts") or [], "sent_id")}
+        titles = {title for title, _ in _pairs(row.get("supporting_facts") or [], "sent_id") if _is_title(title)}
         if lost := sorted(titles - documents.keys()):
             raise LineError("unknown-document", f"the supporting fact {shorten(lost[0])} is in no paragraph")
         yield from documents.values()
@@ -52,8 +52,8 @@ def _is_pairs(row: Fields) -> bool:
 
 def _paragraphs(value: Any) -> Iterator[tuple[str, Document]]:
     for title, sentences in _pairs(value, "sentences"):
-        if not isinstance(title, str) or not isinstance(sentences, list):
-            raise LineError("bad-field", f"a paragraph must be a title and its sentences, not {shorten(title)}")
+        if not _is_title(title) or not isinstance(sentences, list):
+            raise LineError("bad-field", f"a paragraph must have a list of sentences, not {shorten(sentences)}")
         body = "".join(s if s[:1] == " " else f" {s}" for s in sentences if isinstance(s, str))
         if body.strip():
             yield title, by_text(" ".join(body.split()), title.strip())
@@ -62,7 +62,21 @@ def _paragraphs(value: Any) -> Iterator[tuple[str, Document]]:
 def _pairs(value: Any, second: str) -> Iterator[tuple[Any, Any]]:
     """Title and what belongs to it, from a list of pairs or from two columns."""
     if isinstance(value, dict):
-        value = [list(pair) for pair in zip(value.get("title") or [], value.get(second) or [], strict=False)]
+        columns = value.get("title") or [], value.get(second) or []
+        if not all(isinstance(column, list) for column in columns):
+            raise LineError("bad-field", f"expected lists of titles and of {second!r}, found {shorten(value)}")
+        value = [list(pair) for pair in zip(*columns, strict=False)]
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise LineError("bad-field", f"expected pairs of a title and {second!r}, found {shorten(value)}")
     yield from value
+
+
+def _is_title(value: object) -> bool:
+    """True.
+
+    Raises:
+        LineError: it is no string.
+    """
+    if not isinstance(value, str):
+        raise LineError("bad-field", f"a title must be a string, not {shorten(value)}")
+    return True

@@ -16,12 +16,13 @@ __all__ = ["TrecDocuments"]
 _BLOCK = 1 << 20
 _DOC = re.compile(rb"<DOC>", re.IGNORECASE)
 _END = re.compile(rb"</DOC>", re.IGNORECASE)
-_DOCNO = re.compile(r"<DOCNO>\s*(.*?)\s*</DOCNO>", re.IGNORECASE | re.DOTALL)
-_TITLE = re.compile(r"<(TITLE|HEADLINE|HEAD|HL|TTL|TI)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
-_TEXT = re.compile(r"<(TEXT|LEADPARA|BODY)(?:\s[^>]*)?>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
-_HEADER = re.compile(r"<(DOCNO|DOCHDR|DOCID|DOCOLDNO|FILEID)>.*?</\1>", re.IGNORECASE | re.DOTALL)
-_UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-_BREAK = re.compile(r"</?(?:p|br|div|li|tr|h[1-6])\b[^>]*>", re.IGNORECASE)
+# Opening tags only: `_elements` finds where each ends in one pass, however many are never closed.
+_DOCNO = re.compile(r"<(DOCNO)>", re.IGNORECASE)
+_TITLE = re.compile(r"<(TITLE|HEADLINE|HEAD|HL|TTL|TI)>", re.IGNORECASE)
+_TEXT = re.compile(r"<(TEXT|LEADPARA|BODY)(?:\s[^<>]*)?>", re.IGNORECASE)
+_HEADER = re.compile(r"<(DOCNO|DOCHDR|DOCID|DOCOLDNO|FILEID)>", re.IGNORECASE)
+_UNSEEN = re.compile(r"<(script|style)\b|<!--", re.IGNORECASE)
+_BREAK = re.compile(r"</?(?:p|br|div|li|tr|h[1-6])\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 
 
@@ -54,15 +55,13 @@ def _parts(file: IO[bytes], source: Source) -> Iterator[_Part]:
     held, line, dropped = b"", 1, False
     while block := file.read(_BLOCK):
         held += block
-        begin = _DOC.search(held)
-        end = _END.search(held, begin.end()) if begin else None
-        while begin and end:
-            start = line + held.count(b"\n", 0, begin.start())
+        at = 0
+        while (begin := _DOC.search(held, at)) and (end := _END.search(held, begin.end())):
+            start = line + held.count(b"\n", at, begin.start())
             yield _Part(start, None if dropped else held[begin.end() : end.start()])
-            line, dropped = line + held.count(b"\n", 0, end.end()), False
-            held = held[end.end() :]
-            begin = _DOC.search(held)
-            end = _END.search(held, begin.end()) if begin else None
+            line, dropped = line + held.count(b"\n", at, end.end()), False
+            at = end.end()
+        held = held[at:]
         if len(held) > LIMIT:  # keep the opening, and a tail in which the closing tag may be cut
             kept = b"<DOC>" + held[-len(b"</DOC>") :] if begin else held[-len(b"<DOC>") :]
             line, dropped = line + held.count(b"\n", 0, len(held) - len(b"</DOC>")), dropped or begin is not None
@@ -78,17 +77,47 @@ def _document(part: _Part) -> Document:
         markup = part.raw.decode("utf-8")
     except UnicodeDecodeError:
         markup = part.raw.decode("latin-1")  # what the collections of the nineties are written in
-    number = _DOCNO.search(markup)
+    number = next((found.content.strip() for found in _elements(markup, _DOCNO)), None)
     if number is None:
         raise LineError("missing-id", "the document has no <DOCNO>")
-    title = " ".join(plain(found.group(2)) for found in _TITLE.finditer(markup))
-    parts = [found.group(2) for found in _TEXT.finditer(markup)]
-    body = "\n\n".join(parts) if parts else _TITLE.sub(" ", _HEADER.sub(" ", markup))
-    return Document(check_id(number.group(1)), " ".join(title.split()), plain(body))
+    title = " ".join(plain(found.content) for found in _elements(markup, _TITLE))
+    parts = [found.content for found in _elements(markup, _TEXT)]
+    body = "\n\n".join(parts) if parts else _without(_without(markup, _HEADER), _TITLE)
+    return Document(check_id(number), " ".join(title.split()), plain(body))
+
+
+class _Element(NamedTuple):
+    """Where an element begins and ends, and what is in it."""
+
+    start: int
+    end: int
+    content: str
+
+
+def _elements(markup: str, opening: re.Pattern[str]) -> Iterator[_Element]:
+    """The elements that begin so and are closed; what is in one is not looked into."""
+    at, unclosed = 0, set()
+    while found := opening.search(markup, at):
+        close = f"</{found[1]}\\s*>" if found[1] else "-->"
+        end = None if close.lower() in unclosed else re.compile(close, re.IGNORECASE).search(markup, found.end())
+        at = end.end() if end else found.end()
+        if end:
+            yield _Element(found.start(), end.end(), markup[found.end() : end.start()])
+        else:
+            unclosed.add(close.lower())
+
+
+def _without(markup: str, opening: re.Pattern[str]) -> str:
+    """The markup with a space in place of each of these elements."""
+    parts, at = [], 0
+    for found in _elements(markup, opening):
+        parts.append(markup[at : found.start])
+        at = found.end
+    return " ".join([*parts, markup[at:]])
 
 
 def plain(markup: str) -> str:
     """Markup as text, in paragraphs."""
-    parts = _BREAK.sub("\n\n", _UNSEEN.sub(" ", markup))
+    parts = _BREAK.sub("\n\n", _without(markup, _UNSEEN))
     paragraphs = html.unescape(_TAG.sub(" ", parts)).replace("\x00", "").split("\n\n")
     return "\n\n".join(text for paragraph in paragraphs if (text := " ".join(paragraph.split())))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import lzma
 import stat
 import struct
 import tarfile
@@ -23,7 +25,11 @@ __all__ = ["Limits", "extract"]
 _BLOCK = 1 << 20
 _SMALL = 64 << 20  # bytes that an archive may grow to whatever its ratio is
 _LONGEST_HEADER = 1 << 20  # bytes of one read by the tar reader: a member's name and attributes, never its content
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, struct.error, OSError, ValueError)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, struct.error, OSError, ValueError),
+    *(lzma.LZMAError, NotImplementedError),  # the second: a way of packing that is not known here
+)
+_CLASH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)  # names that no folder holds together
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def extract(
     except ArchiveError:
         raise
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in _CLASH:
             raise  # the disk's fault
         raise _damaged(archive, error) from None
 

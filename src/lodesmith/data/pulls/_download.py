@@ -23,7 +23,8 @@ __all__ = ["Download", "Fetched", "check_digest", "ensure_space", "remote_size"]
 _BLOCK = 1 << 18
 _LARGEST = 1 << 40  # bytes of one file whose size nobody published
 _KEEP_FREE = 64 << 20  # bytes that a pull leaves on the disk
-_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_SIZE = re.compile(r"\d{1,18}", re.ASCII)
+_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Download:
     def _from_the_start(self, answer: HTTPResponse, strict: bool) -> None:
         """The server sends the whole file although we have its beginning, if we have."""
         length = answer.headers.get("Content-Length")
-        total = int(length) if length and length.isdecimal() else None
+        total = int(length) if length and _SIZE.fullmatch(length) else None
         if self._offset and strict and (total is None or total >= self._offset):
             self._skip(answer)
         else:
@@ -334,7 +335,8 @@ def ensure_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _KEEP_FREE > free:
         raise SpaceError(
-            f"{what} needs {needed:,} bytes, and {folder} has {free:,} free", "free the disk, or choose another --out"
+            f"{what} needs {needed:,} bytes and leaves {_KEEP_FREE:,}, and {folder} has {free:,} free",
+            "free the disk, or choose another --out",
         )
 
 
@@ -344,7 +346,7 @@ def remote_size(url: str, headers: Mapping[str, str], patience: Patience) -> int
     def head() -> int | None:
         with ask(url, {"Accept-Encoding": "identity", **headers}, patience, method="HEAD") as answer:
             length = answer.headers.get("Content-Length", "")
-            return int(length) if length.isdecimal() else None
+            return int(length) if _SIZE.fullmatch(length) else None
 
     return retrying(head, url, patience)
 

@@ -121,6 +121,8 @@ def ask(url: str, headers: Mapping[str, str], patience: Patience, *, method: str
         raise _connection(error.reason) from None
     except CONNECTION_ERRORS as error:
         raise _connection(error) from None
+    except ValueError as error:  # brackets that do not match, host names that no name server takes
+        raise ServerError(f"{url}: no address that can be asked, or it redirects to one: {error}", "check it") from None
 
 
 def _connection(reason: object) -> TryAgainError:
@@ -183,7 +185,12 @@ def _inner(host: str | None) -> bool:
     try:
         return not ipaddress.ip_address(host or "").is_global
     except ValueError:
-        return (host or "").rstrip(".").lower() == "localhost"
+        pass
+    try:  # 127.1, 0x7f000001, 2130706433
+        return not ipaddress.ip_address(socket.inet_aton((host or "").rstrip("."))).is_global
+    except OSError:
+        name = (host or "").rstrip(".").lower()
+        return name == "localhost" or name.endswith(".localhost")
 
 
 class _NoFiles(urllib.request.BaseHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from lodesmith.data.pulls import _settings as settings
-from lodesmith.data.pulls._errors import AbsentError, OfflineError, RefusedError
+from lodesmith.data.pulls._errors import AbsentError, OfflineError, RefusedError, ServerError
 from lodesmith.data.pulls._http import TOKEN_HINT, Patience, TryAgainError, refusal, retrying
 from lodesmith.data.pulls._remote import Remote
 
@@ -48,8 +49,9 @@ class Listing:
         """Bytes of a configuration once it is decoded, as the card says; None where it does not."""
         infos = self.card.get("dataset_info") or []
         for info in infos if isinstance(infos, list) else [infos]:
-            if info.get("config_name", "default") == config and isinstance(info.get("dataset_size"), int | float):
-                return int(info["dataset_size"])
+            size = info.get("dataset_size") if isinstance(info, Mapping) else None
+            if isinstance(size, int | float) and math.isfinite(size) and info.get("config_name", "default") == config:
+                return int(size)
         return None
 
 
@@ -121,6 +123,11 @@ def _patient(action: Callable[[], T], what: str, repo: str, patience: Patience) 
             raise _unknown(what, repo, error.response.status_code) from None
         except HfHubHTTPError as error:
             raise refusal(what, error.response.status_code, error.response.headers) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what the client makes of other answers
+            raise ServerError(
+                f"{what}: does not answer as the hub does: {error or type(error).__name__}",
+                "check HF_ENDPOINT, or --from",
+            ) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
                 raise
@@ -170,6 +177,6 @@ def _card(place: Path) -> dict[str, Any]:
     try:
         text = (place / "README.md").read_text(encoding="utf-8")
         value = yaml.safe_load(text.split("---", 2)[1]) if text.startswith("---") else {}
-    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+    except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError):  # ValueError: no UTF-8, no date
         return {}
     return value if isinstance(value, dict) else {}

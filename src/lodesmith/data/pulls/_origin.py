@@ -62,7 +62,7 @@ def origin_of(place: str | None, patience: Patience | None = None) -> Origin:
         InputError: it is neither an address nor a folder.
     """
     if not place or place.startswith(("http://", "https://")):
-        return Web((place or "").rstrip("/"), patience or Patience())
+        return Web(settings.address(place, "--from") if place else "", patience or Patience())
     if not Path(place).is_dir():
         raise InputError("is neither a folder nor an http address", "give one of them with --from", path=place)
     return Folder(Path(place))

@@ -59,5 +59,5 @@ def _decoded_suffix(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return (image.format or "bin").lower()
-    except (UnidentifiedImageError, OSError):
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
         return "bin"

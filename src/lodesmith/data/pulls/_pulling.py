@@ -188,8 +188,7 @@ def _one(wanted: Wanted, origin: Origin, out: Path, work: Path, needed: set[str]
     interrupted = work.exists()
     with locked(work):
         if interrupted:
-            for half in out.parent.glob(f".{out.name}.*.tmp"):  # what a pull was about to put in place
-                shutil.rmtree(half, ignore_errors=True)
+            _drop_halves(out)
         if (info := _present(wanted, origin, out)) is not None:  # by another process, meanwhile
             return Pulled(wanted.name, out, info, present=True)
         source = source_of(wanted.source)
@@ -209,6 +208,14 @@ def _one(wanted: Wanted, origin: Origin, out: Path, work: Path, needed: set[str]
         _tidy(job, needed)
     resumed = sum(f.resumed for f in job.fetched.values() if f.path.is_relative_to(work))
     return Pulled(wanted.name, out, info, (resumed, len(stage.resumed)), time.perf_counter() - began)
+
+
+def _drop_halves(out: Path) -> None:
+    """Delete what a pull was about to put in place; the half of another folder, `.OUT.MORE.….tmp`, is not touched."""
+    half = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]+\.tmp")
+    for folder in out.parent.iterdir() if out.parent.is_dir() else ():
+        if half.fullmatch(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _present(wanted: Wanted, origin: Origin, out: Path) -> dict[str, Any] | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
-__all__ = ["cache_folder", "endpoint", "offline", "setting", "token"]
+from lodesmith.core.errors import InputError
+
+__all__ = ["address", "cache_folder", "endpoint", "offline", "setting", "token"]
 
 HUB = "https://huggingface.co"
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
@@ -36,8 +39,34 @@ def _unquoted(value: str) -> str:
 
 
 def endpoint() -> str:
-    """The hub's address without a slash at its end."""
-    return (setting("HF_ENDPOINT") or HUB).rstrip("/")
+    """The hub's address without a slash at its end.
+
+    Raises:
+        InputError: `HF_ENDPOINT` is no address.
+    """
+    return address(setting("HF_ENDPOINT") or HUB, "HF_ENDPOINT")
+
+
+def address(text: str, where: str) -> str:
+    """An http or https address without a slash at its end.
+
+    Args:
+        text: what the user gave.
+        where: in which option or variable, for the message.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        sound = sound and "@" not in parts.netloc and not re.search(r"[\s\x00-\x1f]", text)
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError among them
+        sound = False
+    if not sound:
+        raise InputError(f"{where}: {text.rpartition('@')[2]!r} is no address", "give one such as https://host/path")
+    return text.rstrip("/")
 
 
 def token() -> str:

@@ -13,10 +13,11 @@ from typing import IO, Any
 from lodesmith.core.errors import InputError, IntegrityError
 from lodesmith.core.files import atomic_folder, read_json, write_json
 from lodesmith.core.hashing import fingerprint, fingerprint_texts
-from lodesmith.core.lines import LineError, check_id
+from lodesmith.core.lines import LineError, check_id, shorten
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Document, Query, parse_document, parse_query
 from lodesmith.core.tables import write_judgements
+from lodesmith.data.pulls._errors import LayoutError
 from lodesmith.data.pulls._ids import Ids
 from lodesmith.data.pulls._remote import share
 
@@ -64,6 +65,7 @@ class Stage:
 
     def document(self, document: Document) -> bool:
         """Add a document; False where its id is there already or cannot be carried."""
+        _texts(document.id, document.title, document.text)
         if not self._new(document.id, self.documents if self._remember else None):
             return False
         self._line("corpus.jsonl", document.to_json())
@@ -76,6 +78,7 @@ class Stage:
 
     def query(self, query: Query) -> bool:
         """Add a query; False where it is there already, has no text, or an id that cannot be carried."""
+        _texts(query.id, query.text, *query.answers)
         if not query.text.strip():
             self.repairs["empty-query"] += 1
             return False
@@ -244,9 +247,12 @@ class Stage:
     def _new(self, key: str, ids: Ids | None) -> bool:
         """Whether an id can be carried by every format and did not occur before."""
         try:
-            check_id(key)
+            check_id(key).encode()
         except LineError as error:
             self.repairs[error.kind] += 1
+            return False
+        except UnicodeEncodeError:  # two such ids would be written alike
+            self.repairs["lone-surrogate"] += 1
             return False
         if ids is not None and not ids.add(key):
             self.repairs["duplicate-id"] += 1
@@ -265,6 +271,12 @@ class Stage:
         except UnicodeEncodeError:  # half of a surrogate pair is no character
             self.repairs["lone-surrogate"] += 1
             file.write(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _texts(*values: object) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise LayoutError(f"a record has {shorten(value)} where a text belongs", "take it from its publisher")
 
 
 def _lines(path: Path) -> Iterator[str]:

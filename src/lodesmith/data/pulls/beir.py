@@ -93,7 +93,10 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, int]]:
     """The judgements of a file; unlike elsewhere negative grades are let through, for the stage to count."""
     with path.open("rb") as file:
         for line in bounded_lines(file):
-            fields = decode_text(line).split("\t")
+            try:
+                fields = decode_text(line).split("\t")
+            except LineError as error:
+                raise _broken(path, line, str(error)) from None
             if fields == [""] or (line.number == 1 and not _whole(fields[-1])):
                 continue
             if len(fields) != 3 or not _whole(fields[2]):

@@ -57,7 +57,7 @@ def _shard(job: Job, shard: Remote, split: str) -> None:
     prefix = shard.name.partition("-of-")[0]
     taken, limit = stage.notes.get(split, 0), job.wanted.limit if split == "train" else None
     order = (seed, shard.name) if split == "train" else None
-    for number, row in enumerate(rows(job.file(shard), _COLUMNS, order=order, required=3)):
+    for number, row in enumerate(rows(job.file(shard), _COLUMNS, order=order, required=3, texts=("query",))):
         if taken == limit:
             break
         name = str(row["image_filename"] or "")

@@ -87,7 +87,9 @@ def _judged(path: Path, wanted: Wanted) -> Judged:
 
 def _number(text: str, name: str) -> int:
     try:
-        return int(text)
+        if (value := int(text)).bit_length() < 64:
+            return value
+        raise ValueError
     except ValueError:
         raise LayoutError(f"{name}: {text[:60]!r} is no number", "take the file from its publisher") from None
 
@@ -106,6 +108,8 @@ def _negatives(job: Job, judged: Judged) -> Judged:
                         break
                     if number % 1_000_000 == 0:
                         tell(f"read {remote.name}", number, None, "triples")
+        except OverflowError:
+            raise LayoutError(f"{remote.name}: the number of a passage is too large", "run again") from None
         except DAMAGED as error:
             raise SizeError(f"{remote.name}: {error}", "run again, or take it from its publisher") from None
     return found

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from lodesmith.core.hashing import text_key
 from lodesmith.core.lines import LineError, bounded_lines, decode_json
@@ -30,7 +31,8 @@ class NaturalQuestions:
     """`nq`: the top-level candidates (paragraphs, tables, lists) of each question's Wikipedia page are documents,
     named `REVISION-n`; the annotated long answers are relevant, the short ones are the query's answers. A question
     without a long answer is left out and counted. `--limit` keeps the first questions of each split, and ends the
-    download there; `--split-ratio` divides by page.
+    download there; `--split-ratio` divides by article,
+    so that no revision of a page in `test` is in `train`.
     """
 
     options = frozenset({"limit", "split_ratio"})
@@ -90,7 +92,7 @@ def _question(job: Job, split: str, row: Mapping[str, Any], pages: set[str]) -> 
     if job.stage.query(Query(key, row["question_text"].strip(), tuple(dict.fromkeys(texts)))):
         for annotation in found:
             index = _top(candidates, annotation["long_answer"]["candidate_index"])
-            job.stage.judge(split, key, f"{page}-{index}", group=page)
+            job.stage.judge(split, key, f"{page}-{index}", group=_article(row["document_url"]) or page)
     return True
 
 
@@ -105,6 +107,11 @@ def _page(url: str) -> str:
     """A page's id: its revision number, or a name made of its address."""
     found = _REVISION.search(html.unescape(url))
     return found[1] if found else text_key(url)[:16]
+
+
+def _article(url: str) -> str:
+    """The article, of which a page is one revision; '' where the address does not name it."""
+    return (parse_qs(urlsplit(html.unescape(url)).query).get("title") or [""])[0]
 
 
 def _title(tokens: Sequence[str]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lodesmith.core.errors import InputError
+from lodesmith.core.lines import shorten
 from lodesmith.core.records import Query
 from lodesmith.data.pulls._errors import LayoutError
 from lodesmith.data.pulls._hub import Listing
@@ -77,7 +79,7 @@ def _first(job: Job) -> None:
     for shard in job.plan.files:
         if shard.name in stage.steps:
             continue
-        for row in rows(job.file(shard), _PAGE, required=3):
+        for row in rows(job.file(shard), _PAGE, required=3, texts=("query",)):
             name = str(row["image_filename"] or "")
             add_page(stage, name, row)
             if row["query"]:
@@ -110,7 +112,7 @@ def _second(job: Job) -> None:
     ]
     kept = sample({query for query, _, _ in judged}, job.wanted.limit, job.wanted.seed)
     for file in files["queries"]:
-        for row in rows(job.file(file), ("query", "query-id", "query_id", "answer")):
+        for row in rows(job.file(file), ("query", "query-id", "query_id", "answer"), texts=("query",)):
             if job.wanted.limit is None or _id(row, "query") in kept:
                 answer = row.get("answer")
                 answers = (answer,) if isinstance(answer, str) and answer else ()
@@ -127,7 +129,9 @@ def _id(row: Mapping[str, Any], table: str) -> str:
     return str(value)
 
 
-def _grade(score: float) -> int:
-    if score != int(score):
-        raise LayoutError(f"a judgement has the fractional grade {score}", "this is not the published layout")
+def _grade(score: object) -> int:
+    if not isinstance(score, int | float) or not math.isfinite(score) or score != int(score):
+        raise LayoutError(
+            f"a judgement has the grade {shorten(score)}, which is no whole number", "this is not the published layout"
+        )
     return int(score)

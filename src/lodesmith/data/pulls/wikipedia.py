@@ -21,6 +21,7 @@ __all__ = ["Wikipedia", "clean", "outline"]
 
 _REPO = "wikimedia/wikipedia"
 _LANGUAGE, _DATE = "en", "20231101"
+_COLUMNS = ("text", "title", "id")
 _NAME = re.compile(r"([a-z][a-z0-9-]*)(?::(\d{8}))?")
 _FEWEST = 5  # words of a passage
 _HOLLOW = re.compile(r"[(\[]\s*(?:[,;:]\s*)*[)\]]")  # brackets whose content was a template
@@ -69,7 +70,7 @@ class Wikipedia:
                 break
             if shard.name in stage.steps:
                 continue
-            for row in rows(job.file(shard), ("text", "title", "id"), order=order, required=3):
+            for row in rows(job.file(shard), _COLUMNS, order=order, required=3, texts=_COLUMNS[:2]):
                 for document in _documents(row, job.wanted.words):
                     if stage.counts["documents"] == limit:
                         break

@@ -13,7 +13,8 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
-from lodesmith.recipes.pairs import Pairs
+from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.pairs import Pairs, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Stored:
             batch_size=stage.batch_size,
             seed=self.recipe.seed,
             known=self.pairs.known,
+            negatives=mined(self.dataset, self.pairs, self.recipe),
             pool=len(self._stored) if stage.pool == "corpus" else stage.pool,
+            shard=ranks(),
         )
 
     def documents(self) -> Vectors:

@@ -1,0 +1,270 @@
+"""Bag and recurrent towers against sentence-transformers' own modules: documents/s encoded, pairs/s trained.
+
+python -m benchmarks.towers [--quick] [--documents N] [--pairs N] [--batch N] [--repeats N]
+
+The same texts, vocabulary, sizes and batch; the cases in turn. MedQuAD where LODESMITH_DATA has it. The peers are
+StaticEmbedding (with our tokenizer), WordEmbeddings + Pooling and WordEmbeddings + LSTM + Pooling (with its own
+WhitespaceTokenizer, the quicker of the two it has) and the library's trainer with MultipleNegativesRankingLoss. Ours
+tokenise once and train on packed batches; that tokenising counts. Building models and trainers counts for nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from lodesmith.core.records import Dataset
+from lodesmith.encoders import Bag, Recurrent, Vocabulary
+from lodesmith.encoders._tower import packed_of
+from lodesmith.losses.infonce import infonce
+from lodesmith.similarity.cosine import cosine
+
+WIDTH, HIDDEN = 256, 128
+LONGEST = 256
+"""Words of a text that any tower reads."""
+TEMPERATURE = 0.05
+
+Pairs = list[tuple[str, str]]
+
+
+def texts(documents: int, pairs: int) -> tuple[str, list[str], Pairs]:
+    """Name, documents, and (query, document) pairs."""
+    root = os.environ.get("LODESMITH_DATA", str(Path(__file__).parent.parent.parent / "shared" / "data"))
+    folder = Path(root) / "medquad"
+    rng = np.random.default_rng(0)
+    if folder.is_dir():
+        dataset = Dataset.load(folder)
+        keys = list(dataset.documents)
+        chosen = [dataset.documents[keys[at]].content for at in rng.permutation(len(keys))[:documents]]
+        judged = [(q, d) for q, found in dataset.split("train").items() for d, grade in found.items() if grade > 0]
+        order = rng.permutation(len(judged))[:pairs]
+        found = [(dataset.queries[judged[at][0]].text, dataset.documents[judged[at][1]].content) for at in order]
+        return "medquad", chosen, found
+    words = [f"word{at}" for at in range(20_000)]
+    draw: Callable[[int], str] = lambda size: " ".join(words[at] for at in rng.zipf(1.2, size) % len(words))  # noqa: E731
+    return "synthetic", [draw(200) for _ in range(documents)], [(draw(10), draw(200)) for _ in range(pairs)]
+
+
+# ------------------------------------------------------------------------- peers
+
+
+def static(vocabulary: Vocabulary) -> Any:
+    """The bag as sentence-transformers has it: one embedding bag."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    backend = vocabulary.backend()
+    backend.enable_truncation(LONGEST)
+    return _sentence_model([StaticEmbedding(backend, embedding_dim=WIDTH)])
+
+
+def averaged(vocabulary: Vocabulary) -> Any:
+    """The bag of padded word embeddings and mean pooling."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return _sentence_model([_word_embeddings(vocabulary, WIDTH), Pooling(WIDTH)])
+
+
+def recurrent(vocabulary: Vocabulary) -> Any:
+    """Word embeddings, a bidirectional LSTM and mean pooling."""
+    from sentence_transformers.sentence_transformer.modules import LSTM, Pooling
+
+    return _sentence_model([_word_embeddings(vocabulary, HIDDEN), LSTM(HIDDEN, HIDDEN), Pooling(2 * HIDDEN)])
+
+
+def _word_embeddings(vocabulary: Vocabulary, width: int) -> Any:
+    from sentence_transformers.sentence_transformer.modules import WordEmbeddings
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
+    rows = np.random.default_rng(0).normal(size=(len(vocabulary), width)).astype(np.float32)
+    tokenizer = WhitespaceTokenizer(vocabulary.words, stop_words=[], do_lower_case=True)
+    return WordEmbeddings(tokenizer, rows, update_embeddings=True, max_seq_length=LONGEST)
+
+
+def _sentence_model(modules: list[Any]) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
+PEERS: dict[str, dict[str, Callable[[Vocabulary], Any]]] = {
+    "bag": {"StaticEmbedding": static, "WordEmbeddings + Pooling": averaged},
+    "rnn": {"WordEmbeddings + LSTM + Pooling": recurrent},
+}
+OURS: dict[str, Callable[[Vocabulary], Bag | Recurrent]] = {
+    "bag": lambda vocabulary: Bag(vocabulary, WIDTH, max_length=LONGEST),
+    "rnn": lambda vocabulary: Recurrent(vocabulary, cell="lstm", words=HIDDEN, hidden=HIDDEN, max_length=LONGEST),
+}
+
+
+# ---------------------------------------------------------------------- encoding
+
+
+def encoding(kind: str, vocabulary: Vocabulary, documents: list[str]) -> dict[str, Callable[[], Any]]:
+    """What to time: documents → vectors, from their texts and from their words."""
+    from lodesmith.encoders._tower import _forward
+
+    ours = OURS[kind](vocabulary).eval()
+    made = ours.tokenizer(documents)
+    cases: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.encode(documents).values,
+        "ours, tokenised before": lambda: _forward(ours, made),
+        "ours, tokenising alone": lambda: ours.tokenizer(documents),
+    }
+    for name, build in PEERS[kind].items():
+        model = build(vocabulary).eval()
+        cases[name] = lambda model=model: model.encode(documents, batch_size=32, show_progress_bar=False)
+        batches = [model.preprocess(batch) for batch in _by_length(documents, 32)]
+        cases[f"{name}, tokenised before"] = lambda model=model, batches=batches: _through(model, batches)
+    return cases
+
+
+def _by_length(documents: list[str], size: int) -> Iterator[list[str]]:
+    """As sentence-transformers batches them."""
+    ordered = sorted(documents, key=len, reverse=True)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def _through(model: Any, batches: list[dict[str, torch.Tensor]]) -> int:
+    with torch.inference_mode():
+        return sum(len(model(dict(batch))["sentence_embedding"]) for batch in batches)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def train_ours(kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int) -> tuple[float, float]:
+    """An epoch with in-batch negatives: seconds and mean loss."""
+    torch.manual_seed(0)
+    tower = OURS[kind](vocabulary).train()
+    begun = time.perf_counter()
+    sides = [tower.tokenizer(list(side)) for side in zip(*pairs, strict=True)]
+    offsets = [np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64) for made in sides]
+    optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3, fused=True)
+    order = np.random.default_rng(0).permutation(len(pairs))
+    losses = []
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        queries, documents = (
+            tower(packed_of(made.ids, at, chosen, torch.device("cpu"))) for made, at in zip(sides, offsets, strict=True)
+        )
+        loss = infonce(cosine(queries, documents), temperature=TEMPERATURE)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+    return time.perf_counter() - begun, float(torch.stack(losses).mean())
+
+
+def train_peer(
+    build: Callable[[Vocabulary], Any], vocabulary: Vocabulary, pairs: Pairs, batch: int
+) -> tuple[float, float]:
+    """The same by sentence-transformers' trainer."""
+    from datasets import Dataset as Table
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = build(vocabulary)
+    queries, documents = (list(side) for side in zip(*pairs, strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=batch,
+            learning_rate=1e-3,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        trainer = SentenceTransformerTrainer(
+            model,
+            arguments,
+            train_dataset=Table.from_dict({"anchor": queries, "positive": documents}),
+            loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
+        )
+        metrics = trainer.train().metrics
+        return float(metrics["train_runtime"]), float(metrics["train_loss"])
+
+
+def trained(
+    kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Pairs a second (the median of the rounds; a first one does not count) and mean loss of each case."""
+    seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in PEERS[kind]}}
+    losses: dict[str, float] = {}
+    for number in range(-1, rounds):
+        for name, taken in seconds.items():
+            own = name == "ours"
+            took, losses[name] = (
+                train_ours(kind, vocabulary, pairs, batch)
+                if own
+                else train_peer(PEERS[kind][name], vocabulary, pairs, batch)
+            )
+            if number >= 0:
+                taken.append(took)
+    return {name: len(pairs) / took for name, took in common.medians(seconds).items()}, losses
+
+
+# ---------------------------------------------------------------------- the whole
+
+
+def report(name: str, unit: str, rates: dict[str, dict[str, float]], **extra: Any) -> None:
+    """Write results/NAME.json; the figure of the file is the bag's."""
+    peers = {case: rates["bag"][case] for case in PEERS["bag"]}
+    ratios = {kind: {peer: found["ours"] / found[peer] for peer in PEERS[kind]} for kind, found in rates.items()}
+    packages = ("torch", "sentence-transformers", "transformers", "tokenizers", "datasets")
+    common.write(name, unit, rates["bag"]["ours"], peers, packages=packages, rates=rates, ratios=ratios, **extra)
+    for kind, found in rates.items():
+        print(f"  {kind}: " + ", ".join(f"{case} {rate:,.0f}" for case, rate in found.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and write results/towers_encoding.json and results/towers_training.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few texts, one round")
+    parser.add_argument("--documents", type=int, default=4000)
+    parser.add_argument("--pairs", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.documents, options.pairs, options.repeats = 256, 256, 1
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    corpus, documents, pairs = texts(options.documents, options.pairs)
+    vocabulary = Vocabulary.build([*documents, *(text for pair in pairs for text in pair)])
+    described = {
+        "corpus": corpus,
+        "words": len(vocabulary),
+        "longest": LONGEST,
+        "threads": torch.get_num_threads(),
+        "quick": options.quick,
+    }
+    share = {"bag": 1, "rnn": 4}  # the recurrent towers take longer
+    rates = {}
+    for kind, part in share.items():
+        some = documents[: len(documents) // part]
+        seconds, _ = common.interleaved(encoding(kind, vocabulary, some), options.repeats)
+        rates[kind] = {case: len(some) / took for case, took in common.medians(seconds).items()}
+    report("towers_encoding", "documents/s", rates, **described)
+    rates, losses = {}, {}
+    for kind, part in share.items():
+        some_pairs = pairs[: max(options.batch, len(pairs) // part)]
+        rates[kind], losses[kind] = trained(kind, vocabulary, some_pairs, options.batch, options.repeats)
+    report("towers_training", "pairs/s", rates, losses=losses, batch=options.batch, **described)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

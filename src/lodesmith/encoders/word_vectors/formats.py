@@ -1,0 +1,380 @@
+"""Word vectors on disk: word2vec (text and binary), GloVe (text), and a folder of our own.
+
+    vectors = read_word_vectors("glove.6B.100d.txt.gz", only=vocabulary.ids)
+
+Files are read as streams: only the rows of wanted words are kept, a header's promises are compared with the file's
+size before anything is reserved, and a broken line is named by its number.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError, IntegrityError
+from lodesmith.core.files import atomic_file, atomic_folder, read_json, sha256_folder, verify_files, write_json
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.lines import LineError, bounded_lines, decode_text, shorten
+from lodesmith.core.progress import tell
+
+__all__ = ["Format", "WordVectors", "read_word_vectors", "write_word_vectors"]
+
+Format = Literal["word2vec", "word2vec-binary", "glove"]
+
+_WIDEST = 16_384
+"""The most dimensions that are believed."""
+_LONGEST = 1 << 12
+"""The longest word of a binary file, in bytes."""
+_LINE = 1 << 20
+"""The longest line of a text file, in bytes."""
+_EVERY = 20_000
+_CORRECT = "correct the file, or fetch it again"
+
+
+@dataclass(frozen=True, eq=False)
+class WordVectors:
+    """A vector for each of some words.
+
+    Args:
+        words: [n], different from each other.
+        values: float32 [n, d].
+        info: what made them.
+    """
+
+    words: tuple[str, ...]
+    values: NDArray[np.float32]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.words) != len(self.values):
+            raise InputError(
+                f"words and vectors are not the same number: {len(self.words)} != {list(self.values.shape)}"
+            )
+        if len(self.ids) != len(self.words):
+            raise InputError("a word occurs twice", "keep one vector of each word")
+        if not np.isfinite(self.values).all():
+            raise InputError("a word vector has NaN or infinity", _CORRECT)
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self.values.shape[1])
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """word → row."""
+        return {word: at for at, word in enumerate(self.words)}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over words and values."""
+        import hashlib
+
+        raw = hashlib.sha256(np.ascontiguousarray(self.values, "<f4").tobytes()).hexdigest()
+        return fingerprint({"words": list(self.words), "values": raw})
+
+    def nearest(self, word: str, k: int = 10) -> list[tuple[str, float]]:
+        """The k words of largest cosine to a word, with the cosine.
+
+        Raises:
+            InputError: the word has no vector.
+        """
+        if word not in self.ids:
+            raise InputError(f"there is no vector of {word!r}", "ask for a word of the vocabulary")
+        lengths = np.linalg.norm(self.values, axis=1)
+        own = self.values[self.ids[word]]
+        scores = self.values @ own / np.maximum(lengths * np.linalg.norm(own), 1e-30)
+        scores[self.ids[word]] = -np.inf
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [(self.words[at], float(scores[at])) for at in best if np.isfinite(scores[at])]
+
+    def save(self, folder: Path | str) -> Path:
+        """Write a folder of word_vectors.safetensors, words.json and manifest.json; it takes the place of an old one,
+        whole or not at all.
+
+        Raises:
+            InputError: the folder holds something else, which would be lost.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        ours = (folder / "words.json").exists()
+        if folder.exists() and not (folder.is_dir() and (ours or not any(folder.iterdir()))):
+            raise InputError("exists and holds no word vectors", "choose another folder, or delete it", path=folder)
+        with atomic_folder(folder) as new:
+            write_json(new / "words.json", list(self.words), indent=None)
+            save_file({"vectors": np.ascontiguousarray(self.values, np.float32)}, new / "word_vectors.safetensors")
+            shape = {"words": len(self.words), "dimension": self.dimension}
+            write_json(new / "manifest.json", {"info": self.info, **shape, "files": sha256_folder(new)})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str) -> WordVectors:
+        """Read what `save` wrote, every byte compared with its SHA-256.
+
+        Raises:
+            InputError: it is no such folder.
+            IntegrityError: a file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        folder = Path(folder)
+        if not (folder / "manifest.json").is_file() or not (folder / "words.json").is_file():
+            raise InputError("holds no word vectors", "`lode train word_vectors` writes such a folder", path=folder)
+        manifest = read_json(folder / "manifest.json")
+        try:
+            verify_files(folder, manifest["files"])
+            values = load_file(folder / "word_vectors.safetensors")["vectors"]
+            return cls(tuple(read_json(folder / "words.json")), values, manifest["info"])
+        except (SafetensorError, KeyError, TypeError, InputError) as error:
+            raise IntegrityError(f"{folder}: damaged: {error}", "train again, or restore a copy") from None
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __repr__(self) -> str:
+        return f"WordVectors({len(self)} words × {self.dimension})"
+
+
+# ------------------------------------------------------------------------ reading
+
+
+def read_word_vectors(
+    path: Path | str, *, only: Container[str] | None = None, limit: int | None = None, fold: bool = True
+) -> WordVectors:
+    """Read word vectors of any of the formats; the file says which it is, and may be compressed by gzip.
+
+    Args:
+        path: a file of word2vec or GloVe, or a folder that `WordVectors.save` wrote.
+        only: keep these words alone.
+        limit: read so many rows of the file at most; the most frequent words usually stand first.
+        fold: a word that is not wanted as it is written counts as its lower-case form, unless that has a row of its own
+            (of several forms the first counts).
+
+    Returns:
+        The rows kept. `info` has `rows` read, `kept`, and `repeated`, rows of a word that was there already.
+
+    Raises:
+        InputError: the file is missing or broken; the message has the line (of a binary file: the row).
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _chosen(WordVectors.load(path), only)
+    keep = _Kept(only, fold)
+    with _opened(path) as (file, size):
+        header = _header(file.peek(_LINE).partition(b"\n")[0])
+        rows = _text_rows(path, file, None) if header is None else _by_header(path, file, header, size)
+        expected = None if header is None else header[0]
+        for number, (word, values) in enumerate(rows, start=1):
+            keep.add(word, values)
+            if number % _EVERY == 0:
+                tell("read word vectors", number, expected, "words")
+            if number == limit:
+                break
+        else:
+            if expected is not None and keep.rows != expected:
+                raise InputError(f"the header announces {expected} words, there are {keep.rows}", _CORRECT, path=path)
+    return keep.result(path)
+
+
+class _Kept:
+    """The rows that are wanted."""
+
+    def __init__(self, only: Container[str] | None, fold: bool) -> None:
+        self.only, self.fold = only, fold
+        self.rows = self.repeated = 0
+        self._exact: dict[str, NDArray[np.float32]] = {}
+        self._folded: dict[str, NDArray[np.float32]] = {}
+
+    def add(self, word: str, values: Any) -> None:
+        """Take a row, or not; `values` is a function, so that rows that are not wanted are not parsed."""
+        self.rows += 1
+        if self.only is None or word in self.only:
+            if word in self._exact:
+                self.repeated += 1
+            else:
+                self._exact[word] = values()
+        elif self.fold and (lower := word.lower()) in self.only and lower not in self._folded:
+            self._folded[lower] = values()
+
+    def result(self, path: Path) -> WordVectors:
+        found = self._exact | {word: row for word, row in self._folded.items() if word not in self._exact}
+        if not self.rows:
+            raise InputError("holds no word vectors", _CORRECT, path=path)
+        if not found:
+            raise InputError(f"none of the wanted words is among its {self.rows}", "choose other vectors", path=path)
+        info = {"source": path.name, "rows": self.rows, "kept": len(found), "repeated": self.repeated}
+        return WordVectors(tuple(found), np.stack(list(found.values())).astype(np.float32), info)
+
+
+def _chosen(vectors: WordVectors, only: Container[str] | None) -> WordVectors:
+    if only is None:
+        return vectors
+    rows = [at for at, word in enumerate(vectors.words) if word in only]
+    return WordVectors(tuple(vectors.words[at] for at in rows), vectors.values[rows], vectors.info)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedReader[Any], int | None]]:
+    """The file's bytes, and how many there are; None where it is compressed."""
+    try:
+        with BufferedReader(FileIO(path), _LINE) as raw:
+            if raw.peek(2)[:2] != b"\x1f\x8b":
+                yield raw, path.stat().st_size
+                return
+            with gzip.open(raw) as file, BufferedReader(file, _LINE) as unpacked:
+                yield unpacked, None
+    except FileNotFoundError:
+        raise InputError("no such file", "give a file of word2vec or GloVe, or a folder", path=path) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot be read: {error}", _CORRECT, path=path) from None
+
+
+def _header(line: bytes) -> tuple[int, int] | None:
+    """Words and dimensions, where a line is the header of word2vec."""
+    fields = line.split()
+    if len(fields) != 2 or not all(field.isdigit() and len(field) < 16 for field in fields):
+        return None
+    return int(fields[0]), int(fields[1])
+
+
+def _by_header(
+    path: Path, file: BufferedReader[Any], header: tuple[int, int], size: int | None
+) -> Iterator[tuple[str, Any]]:
+    words, dimension = header
+    if not 1 <= dimension <= _WIDEST:
+        raise InputError(f"the header announces {dimension} dimensions", _CORRECT, path=path, line=1)
+    first = len(file.readline(_LINE))
+    rest = None if size is None else size - first
+    binary = not _is_text(file.peek(_LINE)[:_LINE], dimension)
+    least = words * (4 * dimension + 2 if binary else 2 * dimension + 1)
+    if rest is not None and rest < least - 1:
+        raise InputError(
+            f"the header announces {words} words of {dimension} dimensions, at least {least:,} bytes; {rest:,} follow",
+            _CORRECT,
+            path=path,
+            line=1,
+        )
+    return _binary_rows(path, file, words, dimension) if binary else _text_rows(path, file, dimension, 1)
+
+
+def _is_text(start: bytes, dimension: int) -> bool:
+    """Whether the first row is written in letters: a word and numbers, or anything else that is printable (which is
+    broken then). The bytes of `dimension` floats hardly ever are.
+    """
+    line = start.partition(b"\n")[0]
+    try:
+        float(line.split()[-1])
+        return len(line.split()) == dimension + 1 or line.isascii()
+    except (ValueError, IndexError):
+        return start[: 4 * dimension].isascii() and start[: 4 * dimension].replace(b"\n", b" ").decode().isprintable()
+
+
+def _text_rows(
+    path: Path, file: BufferedReader[Any], dimension: int | None, before: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Rows of letters: a word and its numbers. A word may hold spaces (GloVe 840B): the numbers count from the end."""
+    for line in bounded_lines(file, _LINE):
+        number = line.number + before
+        try:
+            fields = decode_text(line).rstrip(" ").split(" ")
+        except LineError as error:
+            raise InputError(str(error), _CORRECT, path=path, line=number) from None
+        if dimension is None:
+            dimension = _dimension(fields, path)
+        word = " ".join(fields[:-dimension])
+        if len(fields) <= dimension or not word:
+            raise InputError(
+                f"a word and {dimension} numbers are wanted, there are {len(fields)} fields",
+                _CORRECT,
+                path=path,
+                line=number,
+            )
+        yield word, _Numbers(fields[-dimension:], path, number)
+
+
+def _dimension(fields: list[str], path: Path) -> int:
+    """Numbers of the first row of GloVe, which has no header."""
+    if not 2 <= len(fields) <= _WIDEST:
+        raise InputError(f"is no file of word vectors: its first line has {len(fields)} fields", _CORRECT, path=path)
+    return len(fields) - 1
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers of a line, parsed when they are asked for."""
+
+    fields: list[str]
+    path: Path
+    line: int
+
+    def __call__(self) -> NDArray[np.float32]:
+        try:
+            with np.errstate(over="ignore"):
+                row = np.array(self.fields, np.float64).astype(np.float32)
+            if np.isfinite(row).all():
+                return row
+        except ValueError:
+            pass
+        wrong = next((f for f in self.fields if not _is_number(f)), self.fields[0])
+        raise InputError(f"{shorten(wrong)} is not a finite number", _CORRECT, path=self.path, line=self.line)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.float32(float(text))))
+    except ValueError:
+        return False
+
+
+def _binary_rows(path: Path, file: BufferedReader[Any], words: int, dimension: int) -> Iterator[tuple[str, Any]]:
+    """Rows of word2vec's binary format: the word, a space, float32 little-endian, and often a line end."""
+    for row in range(1, words + 1):
+        raw = b""
+        while (letter := file.read(1)) not in (b" ", b""):
+            raw += letter if raw or letter != b"\n" else b""
+            if len(raw) > _LONGEST:
+                raise InputError(f"row {row}: the word does not end", _CORRECT, path=path)
+        numbers = file.read(4 * dimension)
+        if len(numbers) < 4 * dimension:
+            raise InputError(f"row {row} of {words}: the file ends", _CORRECT, path=path)
+        values = np.frombuffer(numbers, "<f4")
+        if not np.isfinite(values).all():
+            raise InputError(f"row {row}: a number is NaN or infinite", _CORRECT, path=path)
+        yield raw.decode("utf-8", "replace"), values.copy
+
+
+# ------------------------------------------------------------------------ writing
+
+
+def write_word_vectors(vectors: WordVectors, path: Path | str, format: Format = "word2vec") -> Path:
+    """Write a file of word2vec or GloVe, atomically. Text has nine digits, which give the same float32 back.
+
+    Raises:
+        InputError: a word holds white space or is empty, which these formats cannot carry.
+    """
+    for word in vectors.words:
+        if not word or word.split() != [word]:
+            raise InputError(f"the word {word!r} cannot be written: it is empty or has white space", "leave it out")
+    values = np.ascontiguousarray(vectors.values, "<f4")
+    with atomic_file(path, "wb") as file:
+        if format != "glove":
+            file.write(f"{len(vectors)} {vectors.dimension}\n".encode())
+        for word, row in zip(vectors.words, values, strict=True):
+            if format == "word2vec-binary":
+                file.write(word.encode() + b" " + row.tobytes() + b"\n")
+            else:
+                file.write(f"{word} {' '.join(f'{number:.9g}' for number in row.tolist())}\n".encode())
+    return Path(path)

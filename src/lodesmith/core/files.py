@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import IO, Any
 from lodesmith.core.errors import BusyError, InputError, IntegrityError
 
 _BLOCK = 1 << 20
+_FRESH = 60.0  # seconds
 
 
 def sync_folder(folder: Path) -> None:
@@ -63,11 +66,17 @@ def _umask() -> int:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Give a new empty folder next to `path` and exchange it for `path` when the block ends without an error."""
+    """Give a new empty folder next to `path` and exchange it for `path` when the block ends without an error.
+
+    What killed processes left of their own new folders is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     temporary.chmod(0o777 & ~_umask())
+    held = os.open(temporary, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -85,6 +94,24 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _sweep(path: Path) -> None:
+    """Remove new folders for `path` that nobody holds; those of the last minute may not be held yet."""
+    mine = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    for left in path.parent.iterdir():
+        if not mine.fullmatch(left.name) or not left.is_dir() or time.time() - left.stat().st_mtime < _FRESH:
+            continue
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(handle)
 
 
 def _exchange(a: Path, b: Path) -> bool:

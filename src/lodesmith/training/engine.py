@@ -99,7 +99,7 @@ class TorchEngine:
         AcceleratorState._reset_state()
         self._accelerator = Accelerator(
             mixed_precision=_ACCELERATE[self.precision],
-            cpu=self.device == "cpu",
+            cpu=self.device == "cpu" or not torch.accelerator.is_available(),  # else it sees no other process
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=self.unused)],
         )
         self._before = (

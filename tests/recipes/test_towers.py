@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -124,3 +127,22 @@ def test_metrics_say_the_terms_by_name(dataset: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     terms = {name for line in lines for name in line["terms"]}
     assert terms == {"triplet", "active", "infonce"}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(dataset: Path, tmp_path: Path) -> None:
+    settings = [f"{key}={value}" for key, value in overrides(dataset, "two_tower_bag").items()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    for ranks in ("1", "2"):
+        verb = ["-m", "lodesmith.cli.main", "train", "two_tower_bag", *settings, "--out", str(tmp_path / ranks)]
+        done = subprocess.run([*launcher, ranks, *verb], env=environment, capture_output=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+    one, two = ((tmp_path / ranks / "metrics.jsonl").read_text().splitlines() for ranks in ("1", "2"))
+    assert len(one) == len(two)  # written by one process
+    for left, right in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        assert (left["event"], left["step"]) == (right["event"], right["step"])
+        if left["event"] == "step":
+            assert right["total"] == pytest.approx(left["total"], abs=1e-4)
+    a, b = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert all(np.allclose(a[name], b[name], atol=1e-3) for name in a)

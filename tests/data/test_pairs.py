@@ -150,6 +150,8 @@ def test_nothing_of_other_splits_gets_in() -> None:
     assert kinds(found)["a#3"] == ["title", "inverse_cloze"], "its neighbour is of the test"
     assert len(pairs_of(data, split=None)[0]) == 6
     assert list(pairs_of(data, split="test")[0]) == ["a#3", "a#4", "a#5", "a#6"]
+    with pytest.raises(InputError, match="no split 'tset'"):
+        pairs_of(data, split="tset")
 
 
 def test_near_duplicates_are_left_out() -> None:

@@ -291,3 +291,15 @@ def test_a_parquet_value_that_python_cannot_hold(tmp_path: Path) -> None:
     (tmp_path / "in/b.txt").write_text("Some words.")
     report = import_paths([tmp_path / "in"], tmp_path / "out")
     assert (report.documents, report.problems[0].file) == (1, "a.parquet")
+
+
+def test_topics_that_are_too_long_are_refused_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lodesmith.data.rows._MOST_TOPICS", 40)
+    from lodesmith.data.importing import import_paths
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/topics.txt").write_text("<top>\n<num> 1\n<title> owls\n</top>\n" * 3)
+    (tmp_path / "in/a.txt").write_text("Owls hunt at night over the fields.")
+    report = import_paths([tmp_path / "in"], tmp_path / "out")
+    assert report.queries == 0
+    assert "more than 40 bytes" in report.to_text()

@@ -234,12 +234,15 @@ def pairs_of(
 
     Raises:
         ConfigError: a method is unknown, or the limit below 1.
+        InputError: there is no such split.
     """
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"no method is called {method!r}", did_you_mean(method, list(METHODS)))
     if not methods or (limit is not None and limit < 1):
         raise ConfigError(f"methods {list(methods)} and limit {limit} make no pairs", "give a method, a limit above 0")
+    if split not in (None, "train"):
+        dataset.split(split)  # a dataset without a train split is usual, a misspelt one is not
     others = {d for name, j in dataset.judgements.items() if split not in (None, name) for ds in j.values() for d in ds}
     judged = [name for name in dataset.documents if name in others]
     allowed = [name for name in dataset.documents if name not in others]

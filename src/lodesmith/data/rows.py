@@ -116,7 +116,12 @@ def rows(source: Source, kind: str) -> Iterator[Record]:
         yield from source.each(lambda row, line: _row(row, line, kind))
     elif kind == "queries" and suffix != "tsv":
         with stream(source.path) as file:
-            yield from _topics(file.read(_MOST_TOPICS), source.refuse)
+            raw = file.read(_MOST_TOPICS + 1)
+            if len(raw) > _MOST_TOPICS:
+                raise InputError(
+                    f"the topics have more than {_MOST_TOPICS:,} bytes", "split the file", path=source.path
+                )
+            yield from _topics(raw, source.refuse)
     else:
         parse = _judgement if kind == "judgements" else _tsv_row
         with stream(source.path) as file:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
@@ -40,38 +41,55 @@ Init = str | Path | WordVectors | TransformerEncoder
 transformer that is asked for each word; `distil:MODEL` names one."""
 
 
-class Tower(Protocol):
-    """What `encode` asks of a tower, which is a torch module: packed texts → vectors [n, d]."""
+class Tower(nn.Module):
+    """A module from packed texts to vectors [n, d], with what every tower over words has alike."""
 
+    trained_on: ClassVar[str] = "tokens"
+    budget: ClassVar[int]
+    """Words a batch."""
+    short: ClassVar[int]
+    """Words that one core reads sooner than several would share them."""
     metric: Metric
     tokenizer: WordTokenizer
-    training: bool
-    budget: int
-    """Words a batch."""
-    short: int
-    """Words that one core reads sooner than several would share them."""
 
-    def forward(self, packed: Mapping[str, Tensor]) -> Tensor:
-        """Vectors of packed texts."""
-        ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """As torch's."""
-        ...
-
-    def train(self, mode: bool = True) -> Any:
-        """As torch's."""
-        ...
+    def __init__(self) -> None:
+        super().__init__()
+        self._fingerprint = Remembered()
 
     @property
+    @abstractmethod
     def dimension(self) -> int:
         """d of the result."""
-        ...
+
+    @abstractmethod
+    def _digest(self) -> str:
+        """SHA-256 over the weights as they are now and every setting that changes a vector."""
+
+    @property
+    def parameters_total(self) -> int:
+        """Parameters of the tower."""
+        return sum(p.numel() for p in self.parameters())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over weights and settings."""
-        ...
+        """SHA-256 over the weights as they are now and every setting that changes a vector."""
+        return self._fingerprint.get(self, self._digest)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, or evaluation mode."""
+        if mode:
+            self._fingerprint.forget()
+        super().train(mode)
+        return self
+
+    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
+        """As torch does."""
+        self._fingerprint.forget()
+        return super().load_state_dict(*arguments, **settings)
+
+    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
+        """Encode texts; both sides alike. `info` says what was cut, unknown or empty."""
+        return encode(self, texts, side, ids)
 
 
 def check_metric(metric: str) -> Metric:

@@ -6,7 +6,7 @@ bag.encode(["What is a vector?"])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
-from lodesmith.core.protocols import Metric, Side
-from lodesmith.core.vectors import Vectors
+from lodesmith.core.protocols import Metric
 from lodesmith.encoders._gather import gather_sum
 from lodesmith.encoders._tower import (
     Init,
-    Remembered,
+    Tower,
     check_metric,
     digest_of,
-    encode,
     first_rows,
     unpack,
 )
@@ -35,7 +33,7 @@ __all__ = ["Bag"]
 Weights = Literal["uniform", "idf", "learned"]
 
 
-class Bag(nn.Module):
+class Bag(Tower):
     """Σ w(t)·e(t) / n over the n words t of a text; unknown words count in n and add nothing.
 
     The rows of padding and of unknown words are zero and get no gradient. A text without a known word has the zero
@@ -57,7 +55,6 @@ class Bag(nn.Module):
         ConfigError: a setting is unknown or out of range.
     """
 
-    trained_on = "tokens"
     budget = 1 << 18
     short = 1 << 16
 
@@ -88,40 +85,17 @@ class Bag(nn.Module):
         self.term_weights: Tensor
         self.register_buffer("term_weights", torch.from_numpy(vocabulary.idf()) if weights == "idf" else None)
         self.projection = None if projection is None else nn.Linear(dimension, projection, bias=False)
-        self._fingerprint = Remembered()
 
     @property
     def dimension(self) -> int:
         """d of the result."""
         return self.embedding.embedding_dim if self.projection is None else self.projection.out_features
 
-    @property
-    def parameters_total(self) -> int:
-        """Parameters of the tower."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights as they are now and every setting that changes a vector."""
-        return self._fingerprint.get(self, self._digest)
-
     def _digest(self) -> str:
         tensors = {"rows": self.rows()}
         if self.projection is not None:
             tensors["projection"] = self.projection.weight
         return digest_of(tensors, {"bag": 1, "tokens": self.tokenizer.fingerprint, "metric": self.metric})
-
-    def train(self, mode: bool = True) -> Bag:
-        """Training mode, or evaluation mode."""
-        if mode:
-            self._fingerprint.forget()
-        super().train(mode)
-        return self
-
-    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
-        """As torch does."""
-        self._fingerprint.forget()
-        return super().load_state_dict(*arguments, **settings)
 
     def rows(self) -> Tensor:
         """The word vectors with the term weights in them, [v, d], without gradient."""
@@ -149,10 +123,6 @@ class Bag(nn.Module):
         means = sums / lengths
         result: Tensor = means if self.projection is None else self.projection(means)
         return result
-
-    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
-        """Encode texts; both sides alike. `info` says what was cut, unknown or empty."""
-        return encode(self, texts, side, ids)
 
     # ------------------------------------------------------------------ the folder
 

@@ -6,7 +6,7 @@ tower.encode(["What is a vector?"])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,13 @@ from torch.nn.functional import dropout as zeroed
 from torch.nn.functional import embedding, pad
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
-from lodesmith.core.protocols import Metric, Side
-from lodesmith.core.vectors import Vectors
+from lodesmith.core.protocols import Metric
 from lodesmith.encoders._cells import Layout, layout, run_layers
 from lodesmith.encoders._tower import (
     Init,
-    Remembered,
+    Tower,
     check_metric,
     digest_of,
-    encode,
     first_rows,
     unpack,
 )
@@ -39,7 +37,7 @@ Pooling = Literal["last", "mean", "max"]
 _CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-class Recurrent(nn.Module):
+class Recurrent(Tower):
     """Words → states → one vector: the last valid state, or mean or maximum over the valid steps.
 
     No step is ever padding, so padding cannot change a vector. `last` of both directions is the state after the last
@@ -66,7 +64,6 @@ class Recurrent(nn.Module):
         ConfigError: a setting is unknown or out of range.
     """
 
-    trained_on = "tokens"
     budget = 1 << 14
     short = 1 << 11
 
@@ -103,7 +100,6 @@ class Recurrent(nn.Module):
         _begin(self.cell)
         states = hidden * (1 + bidirectional)
         self.projection = None if dimension is None else nn.Linear(states, dimension, bias=False)
-        self._fingerprint = Remembered()
 
     @property
     def dimension(self) -> int:
@@ -111,32 +107,10 @@ class Recurrent(nn.Module):
         states = self.cell.hidden_size * (1 + self.cell.bidirectional)
         return states if self.projection is None else self.projection.out_features
 
-    @property
-    def parameters_total(self) -> int:
-        """Parameters of the tower."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights as they are now and every setting that changes a vector."""
-        return self._fingerprint.get(self, self._digest)
-
     def _digest(self) -> str:
         settings = {"use": "rnn", "cell": self.cell.mode, "layers": self.cell.num_layers, "pooling": self.pooling}
         tokens = {"tokens": self.tokenizer.fingerprint, "metric": self.metric}
         return digest_of(dict(self.state_dict()), settings | tokens)
-
-    def train(self, mode: bool = True) -> Recurrent:
-        """Training mode, or evaluation mode."""
-        if mode:
-            self._fingerprint.forget()
-        super().train(mode)
-        return self
-
-    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
-        """As torch does."""
-        self._fingerprint.forget()
-        return super().load_state_dict(*arguments, **settings)
 
     def forward(self, packed: Mapping[str, Tensor]) -> Tensor:
         """The vectors [n, d] of n packed texts."""
@@ -171,10 +145,6 @@ class Recurrent(nn.Module):
             return states.new_zeros(texts, width).index_add(0, place.owner, states) / lengths[:, None]
         least = states.new_full((texts, width), float("-inf"))
         return least.scatter_reduce(0, place.owner[:, None].expand_as(states), states, "amax")
-
-    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
-        """Encode texts; both sides alike. `info` says what was cut, unknown or empty."""
-        return encode(self, texts, side, ids)
 
     # ------------------------------------------------------------------ the folder
 

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lodesmith.core.errors import InputError
+from lodesmith.losses._scores import check_scores
 
 __all__ = ["infonce"]
 
@@ -36,7 +37,9 @@ def infonce(
     Raises:
         InputError: shapes do not fit, or the temperature is not above 0.
     """
-    labels = _check(scores, labels, mask, temperature)
+    if not temperature > 0:
+        raise InputError(f"the temperature must be above 0, not {temperature}")
+    labels = check_scores(scores, labels, mask)
     logits = scores.float() / temperature if scores.dtype in (torch.float16, torch.bfloat16) else scores / temperature
     if not len(scores):
         return logits.sum()
@@ -56,21 +59,3 @@ def _without(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | No
         return logits
     own = torch.zeros_like(mask).scatter_(1, labels[:, None], True)
     return logits.masked_fill(mask & ~own, float("-inf"))
-
-
-def _check(
-    scores: torch.Tensor, labels: torch.Tensor | None, mask: torch.Tensor | None, temperature: float
-) -> torch.Tensor:
-    if scores.ndim != 2:
-        raise InputError(f"scores must be [n, m], not {list(scores.shape)}")
-    if not temperature > 0:
-        raise InputError(f"the temperature must be above 0, not {temperature}")
-    if mask is not None and (mask.shape != scores.shape or mask.dtype != torch.bool):
-        raise InputError(f"the mask must be bool {list(scores.shape)}, not {mask.dtype} {list(mask.shape)}")
-    if labels is None:
-        if scores.shape[0] > scores.shape[1]:
-            raise InputError(f"{scores.shape[0]} rows but {scores.shape[1]} columns", "give labels")
-        return torch.arange(len(scores), device=scores.device)
-    if labels.shape != scores.shape[:1]:
-        raise InputError(f"labels must be [{len(scores)}], not {list(labels.shape)}")
-    return labels

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import relu
 
 from lodesmith.core.errors import InputError
+from lodesmith.losses._scores import check_scores
 
 __all__ = ["hinges", "triplet"]
 
@@ -64,7 +65,10 @@ def hinges(
     Raises:
         InputError: shapes do not fit, or the margin is not above 0.
     """
-    labels, real = _check(scores, labels, mask, margin)
+    if not margin > 0:
+        raise InputError(f"the margin must be above 0, not {margin}")
+    labels = check_scores(scores, labels, mask)
+    real = torch.ones_like(scores, dtype=torch.bool) if mask is None else ~mask
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()
     positives = scores.gather(1, labels[:, None])
@@ -89,22 +93,3 @@ def _semi_hard(scores: torch.Tensor, positives: torch.Tensor, real: torch.Tensor
     farther = real & (scores < positives)
     easiest = scores.detach().masked_fill(~real, float("inf")).argmin(1, keepdim=True)
     return torch.where(farther.any(1, keepdim=True), _hardest(scores, farther), easiest)
-
-
-def _check(
-    scores: torch.Tensor, labels: torch.Tensor | None, mask: torch.Tensor | None, margin: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels, and where a candidate may be a negative."""
-    if scores.ndim != 2:
-        raise InputError(f"scores must be [n, m], not {list(scores.shape)}")
-    if not margin > 0:
-        raise InputError(f"the margin must be above 0, not {margin}")
-    if mask is not None and (mask.shape != scores.shape or mask.dtype != torch.bool):
-        raise InputError(f"the mask must be bool {list(scores.shape)}, not {mask.dtype} {list(mask.shape)}")
-    if labels is None:
-        if scores.shape[0] > scores.shape[1]:
-            raise InputError(f"{scores.shape[0]} rows but {scores.shape[1]} columns", "give labels")
-        labels = torch.arange(len(scores), device=scores.device)
-    if labels.shape != scores.shape[:1]:
-        raise InputError(f"labels must be [{len(scores)}], not {list(labels.shape)}")
-    return labels, torch.ones_like(scores, dtype=torch.bool) if mask is None else ~mask

@@ -21,25 +21,6 @@ from lodesmith.data.pulls._stage import Stage
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
-# name → documents, queries, judgements of each split
-COUNTS: dict[str, tuple[int, int, dict[str, int]]] = {
-    "beir/scifact": (5, 4, {"test": 4}),
-    "beir/trec-covid": (5, 4, {"test": 5}),
-    "beir/arguana": (6, 4, {"test": 4}),
-    "beir/msmarco": (5, 4, {"dev": 4, "test": 4, "train": 4}),
-    "beir/cqadupstack/tex": (5, 4, {"test": 4}),
-    "msmarco": (60, 26, {"train": 20, "dev": 6}),
-    "squad": (12, 24, {"train": 16, "dev": 8}),
-    "hotpotqa": (33, 8, {"train": 12, "dev": 4}),
-    "nq": (8, 5, {"train": 4, "dev": 1}),
-    "wikipedia": (24, 0, {}),
-    "wikipedia:de": (6, 0, {}),
-    "wikipedia:de:20231101": (6, 0, {}),
-    "vidore/arxivqa_test_subsampled": (5, 5, {"test": 5}),
-    "vidore/esg_reports_v2": (4, 3, {"test": 4}),
-    "colpali_train_set": (22, 22, {"test": 2, "train": 20}),
-}
-
 
 @pytest.mark.parametrize(
     ("name", "path", "content"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Conflicts", "Seated", "conflicts_of"]
+__all__ = ["Conflicts", "Seated", "conflicts_of", "no_conflicts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,13 @@ def conflicts_of(pairs: NDArray[np.int32], known: NDArray[np.integer]) -> Confli
     starts = np.zeros(queries + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     return Conflicts(tight, copies, starts, every_document.astype(np.int32))
+
+
+def no_conflicts(pairs: NDArray[np.int32]) -> Conflicts:
+    """Those of examples [n, 2] that may all share a batch."""
+    one = np.ones(len(pairs), np.int32)
+    starts = np.zeros(int(pairs[:, 0].max(initial=-1)) + 2, np.int64)
+    return Conflicts(np.zeros(len(pairs), np.bool_), (one, one), starts, np.zeros(0, np.int32))
 
 
 def _code(pairs: NDArray[np.integer], documents: int) -> NDArray[np.int64]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Towers"]
 
+MIXED = 10.0
+"""Lengths are mixed: packed towers pad nothing, and batches of like lengths taught less (docs/log.md)."""
 CHUNK = 4096
 """Texts encoded at once while validating."""
 
@@ -118,6 +120,8 @@ class Towers:
             negatives=None if negatives is None else negatives[usable],
             known=self.pairs.known,
             seed=self.recipe.seed,
+            noise=MIXED,
+            apart=False,  # objectives mask known positives
             shard=ranks(),
         )
 

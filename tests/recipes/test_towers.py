@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def recipe(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Queries in words that no document has: without training, nothing is found but by chance."""
+    dataset = tiny_dataset(120)
+    for key, query in dataset.queries.items():
+        dataset.queries[key] = replace(query, text=" ".join(word[::-1] for word in query.text.strip("?").split()))
+    return dataset.save(tmp_path / "foreign")
+
+
 def overrides(dataset: Path, recipe: str, **more: object) -> dict[str, object]:
     short = {"stages.0.epochs": 1, "stages.1.epochs": 3, "stages.0.batch_size": 16, "stages.1.batch_size": 16}
     return {"data": str(dataset), "vocabulary.min_count": 1} | short | SMALL[recipe] | more
@@ -49,15 +59,15 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_it_learns_and_its_run_can_be_evaluated(dataset: Path, recipe: str, tmp_path: Path) -> None:
+def test_it_learns_and_its_run_can_be_evaluated(foreign: Path, recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    happened = list(lode.train(recipe, out=out, **overrides(dataset, recipe, **{"stages.1.epochs": 12})))
+    happened = list(lode.train(recipe, out=out, **overrides(foreign, recipe, **{"stages.1.epochs": 12})))
     validations = [e.measures["nDCG@10"] for e in happened if isinstance(e, events.Validation)]
-    assert max(validations) > validations[0] + 0.01
+    assert max(validations) > validations[0] + 0.1
     assert isinstance(happened[-1], events.Done)
     systems = {e.system: e for e in map(lode.Evaluation.load, sorted((out / "evaluations").glob("*.json")))}
     assert set(systems) == {"random", "bm25", "untrained", recipe}
-    again = lode.evaluate(str(out), dataset)
+    again = lode.evaluate(str(out), foreign)
     assert again.per_query == systems[recipe].per_query
     assert again.cost["parameters"] > 0
 

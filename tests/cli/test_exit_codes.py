@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import lodesmith
 from lodesmith.cli.main import main
 from lodesmith.testing import tiny_dataset
 
@@ -170,13 +171,23 @@ def test_one_path_for_two_outputs_is_refused(capsys: pytest.CaptureFixture[str],
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_a_terminal_that_knows_only_ascii(dataset: Path, as_json: bool) -> None:
-    ascii_only = {"PATH": "/usr/bin:/bin", "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    named = dataset.rename(dataset.with_name("caf\u00e9"))
-    command = [sys.executable, "-m", "lodesmith.cli.main", "evaluate", "bm25", str(named)]
-    done = subprocess.run(command + ["--json"] * as_json, env=ascii_only, capture_output=True, check=False)
+ASCII = {"PATH": "/usr/bin:/bin", "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+STRICT = {"PYTHONIOENCODING": "ascii:strict"}
+
+
+@pytest.mark.parametrize(("as_json", "stream"), [(False, {}), (False, STRICT), (True, STRICT)])
+def test_a_terminal_that_knows_only_ascii(tmp_path: Path, as_json: bool, stream: dict[str, str]) -> None:
+    dataset = tiny_dataset()
+    dataset.info["name"] = "caf\u00e9"
+    folder = dataset.save(tmp_path / "caf\u00e9")
+    command = [sys.executable, "-m", "lodesmith.cli.main", "evaluate", "bm25", str(folder)]
+    tested = {"PYTHONPATH": str(Path(lodesmith.__file__).parent.parent)}  # the code at hand, not what is installed
+    environment = ASCII | stream | tested
+    done = subprocess.run(command + ["--json"] * as_json, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
     assert done.stdout.isascii()
     if as_json:
-        assert json.loads(done.stdout)["system"] == "bm25"
+        assert json.loads(done.stdout)["dataset"] == "caf\u00e9"
+    else:
+        assert b"bm25 \\xb7 caf\\xe9" in done.stdout

@@ -170,3 +170,73 @@ def test_a_structure_of_other_items_is_refused(name: str, tmp_path: Path) -> Non
 def test_settings_out_of_range(name: str) -> None:
     with pytest.raises(ConfigError):
         make(name, refine=0)
+
+
+def test_ties_keep_the_rows_of_greatest_id(name: str, metric: str) -> None:
+    """Six copies of every vector: which three come first must not depend on the order in which FAISS names them."""
+    rows = np.asarray(clustered(ROWS // 6, 0).values)
+    order = np.random.default_rng(3).permutation(len(rows) * 6)
+    items = Vectors.dense(np.repeat(rows, 6, axis=0)[order], [f"{i:04}" for i in range(len(order))])
+    index, exact = make(name, metric, target=1.0), Flat(metric)
+    for each in (index, exact):
+        each.add(items)
+    queries = clustered(40, 1, "q")
+    run, truth = index.search(queries, 3), exact.search(queries, 3)
+    assert index.report["rows"] == len(order)
+    same = [q for q in queries.ids if truth[q][0][1] == run[q][0][1]]
+    assert len(same) >= 36  # a structure may miss the best group of all
+    assert all(run[q] == truth[q] for q in same)
+
+
+def test_on_a_hard_set_the_effort_rises_until_the_target_is_reached(name: str) -> None:
+    noise = np.random.default_rng(0).standard_normal((ROWS, 64)).astype(np.float32)  # nothing to build a structure on
+    items = Vectors.dense(noise, [str(i) for i in range(ROWS)])
+    efforts = []
+    for target in (1e-9, 0.975):
+        index = make(name, target=target)
+        index.add(items)
+        index.build()
+        efforts.append(index.report["effort"])
+        assert index.report["recall"] >= target
+    least, tuned = efforts
+    assert least == type(index).efforts[0]
+    assert tuned > least
+    assert tuned < type(index).efforts[-1]  # and no further than that
+
+
+def test_far_from_the_origin_batch_and_distances_hold(name: str) -> None:
+    """FAISS with BLAS takes distances as ‖x‖² + ‖y‖² − 2xy, which here cancel to nothing, and for a batch only."""
+    index, exact = make(name, "euclidean", target=1e-9), Flat("euclidean")
+    away = [
+        Vectors.dense(np.asarray(v.values) + np.float32(4000), v.ids) for v in (clustered(ROWS, 0), clustered(60, 1))
+    ]
+    for each in (index, exact):
+        each.add(away[0])
+    together = index.search(away[1], 10)
+    assert recall(together, exact.search(away[1], 10)) > 0.95
+    assert index.report["recall"] > 0.8  # what it measures of itself does not cancel either
+    for i, query in enumerate(away[1].ids):
+        assert index.search(away[1].take([i]), 10)[query] == together[query]
+
+
+def test_a_graph_is_built_by_one_thread_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest FAISS that is allowed inserts rows in whatever order its threads come by."""
+    faiss = pytest.importorskip("faiss")
+    threads, graphs, before = [], [], faiss.omp_get_max_threads()
+    add = faiss.IndexHNSWFlat.add
+    monkeypatch.setattr(
+        faiss.IndexHNSWFlat, "add", lambda self, x: threads.append(faiss.omp_get_max_threads()) or add(self, x)
+    )
+    try:
+        for many in (1, 2, 4):
+            faiss.omp_set_num_threads(many)
+            index = make("hnsw", target=1e-9)
+            index.add(clustered(ROWS, 0))
+            index.build()
+            index.add(clustered(200, 1, "more"))
+            graphs.append(faiss.serialize_index(index._graph).tobytes())
+            assert faiss.omp_get_max_threads() == many  # as the caller had it
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert threads == [1] * 6
+    assert graphs[0] == graphs[1] == graphs[2]

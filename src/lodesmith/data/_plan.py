@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lodesmith.data._budget import Budget, Examples, Load, Sizes
 from lodesmith.data._conflicts import Conflicts, Seated
 
-__all__ = ["Plan", "Planner"]
+__all__ = ["Plan", "Planner", "collisions_of"]
 
 _APART = 1.5
 """Examples that share a text are pushed so many batches apart."""
@@ -40,7 +40,8 @@ class Plan:
         order: int32 [n], the examples, one batch after another.
         bounds: int64 [batches + 1].
         displaced: how often an example was put aside for a later batch.
-        collisions: examples that conflict with another of their batch; not 0 only where there are several ranks.
+        collisions: examples that conflict with another of their batch; not 0 only where there are several ranks, or
+            where they are not kept apart.
         short: batches closed by a conflict, the end of the examples or the need for a fixed number of batches.
         beyond: batches that hold more than the budget: a single long example, or one for each rank.
     """
@@ -122,7 +123,7 @@ class Planner:
         split = _split(plan, batches, self._budget.fewest)
         if split is None or not split.collisions:
             return split
-        return replace(split, collisions=_collisions(split, self._examples.pairs, self._conflicts))
+        return replace(split, collisions=collisions_of(split, self._examples.pairs, self._conflicts))
 
     # ------------------------------------------------------------------ order
 
@@ -319,10 +320,10 @@ def _joined(plan: Plan, pairs: NDArray[np.int32], conflicts: Conflicts, fewest: 
     batches = [*kept, *made]
     bounds = np.concatenate([[0], np.cumsum([len(batch) for batch in batches])]).astype(np.int64)
     joined = replace(plan, order=np.concatenate(batches), bounds=bounds)
-    return replace(joined, collisions=_collisions(joined, pairs, conflicts))
+    return replace(joined, collisions=collisions_of(joined, pairs, conflicts))
 
 
-def _collisions(plan: Plan, pairs: NDArray[np.int32], conflicts: Conflicts) -> int:
+def collisions_of(plan: Plan, pairs: NDArray[np.int32], conflicts: Conflicts) -> int:
     """How many examples conflict with one before them in their batch."""
     found = 0
     for number in range(len(plan)):

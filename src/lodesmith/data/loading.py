@@ -52,6 +52,11 @@ class LoadedBatches:
         """The batches of the epoch in progress, over all ranks."""
         return self.batches.plan
 
+    @property
+    def known(self) -> NDArray[np.int64]:
+        """int64 [·, 2]: as `TextBatches.known`."""
+        return self.batches.known
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in stateful_loader(self.batches, self.workers):
             self.batches.passed()

@@ -265,10 +265,12 @@ class Approximate:
         """Rows [q, DEPTH] nearest to each query by products in float32."""
         best = np.full((len(queries), DEPTH), -np.inf, np.float32)
         near = np.full(best.shape, -1, np.int64)
+        # Distances do not change with the origin; far from it the products in float32 would cancel.
+        origin = queries.mean(0) if self.metric == "euclidean" else np.zeros(queries.shape[1], np.float32)
         for start in range(0, len(rows), _BLOCK):
             part = rows[start : start + _BLOCK]
-            values = self._values(part)
-            scores = queries @ values.T
+            values = self._values(part) - origin
+            scores = (queries - origin) @ values.T
             if self.metric == "euclidean":
                 scores = 2 * scores - (values**2).sum(1)
             scores, numbers = np.hstack([best, scores]), np.hstack([near, np.broadcast_to(part, scores.shape)])

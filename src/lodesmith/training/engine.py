@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lodesmith.core.errors import ConfigError, IntegrityError
+from lodesmith.core.memory import keep_freed
 from lodesmith.training import optim
 from lodesmith.training._tensors import move, named_tensors, size
 from lodesmith.training.checkpoint import Snapshot
@@ -82,6 +83,7 @@ class TorchEngine:
         self.device = device
         self.deterministic = deterministic
         self.unused = unused
+        keep_freed()
 
     @property
     def settings(self) -> dict[str, Any]:

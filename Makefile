@@ -16,7 +16,7 @@ slow: .venv/installed
 	$(PY) -m pytest -m slow
 
 check: .venv/installed
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/mypy examples/*.py && .venv/bin/lint-imports
 
 cov: .venv/installed
 	$(PY) -m pytest --cov lodesmith --cov-report term-missing:skip-covered

@@ -1,11 +1,12 @@
 """Bag and recurrent towers against sentence-transformers' own modules: documents/s encoded, pairs/s trained.
 
-python -m benchmarks.towers [--quick] [--documents N] [--pairs N] [--batch N] [--repeats N]
+python -m benchmarks.towers [--quick] [--documents N] [--pairs N] [--batch N] [--epochs N] [--repeats N]
 
 The same texts, vocabulary, sizes and batch; the cases in turn. MedQuAD where LODESMITH_DATA has it. The peers are
 StaticEmbedding (with our tokenizer), WordEmbeddings + Pooling and WordEmbeddings + LSTM + Pooling (with its own
 WhitespaceTokenizer, the quicker of the two it has) and the library's trainer with MultipleNegativesRankingLoss. Ours
-tokenise once and train on packed batches; that tokenising counts. Building models and trainers counts for nobody.
+train by the loop of the recipes, tokenising included. Building models and trainers counts for nobody, and all of them
+keep freed memory (`core.memory`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,16 @@ import numpy as np
 import torch
 
 from benchmarks import common
+from lodesmith.core.events import Step
+from lodesmith.core.memory import keep_freed
 from lodesmith.core.records import Dataset
+from lodesmith.data.text_batches import TextBatches
+from lodesmith.data.tokens import TokenStore
 from lodesmith.encoders import Bag, Recurrent, Vocabulary
-from lodesmith.encoders._tower import packed_of
-from lodesmith.losses.infonce import infonce
-from lodesmith.similarity.cosine import cosine
+from lodesmith.objectives.contrast import Contrast
+from lodesmith.training import Stage, fit
+from lodesmith.training.engine import TorchEngine
+from lodesmith.training.optim import OptimSettings
 
 WIDTH, HIDDEN = 256, 128
 LONGEST = 256
@@ -64,7 +70,7 @@ def static(vocabulary: Vocabulary) -> Any:
 
     backend = vocabulary.backend()
     backend.enable_truncation(LONGEST)
-    return _sentence_model([StaticEmbedding(backend, embedding_dim=WIDTH)])
+    return _sentence_model([StaticEmbedding(backend, embedding_weights=_rows(vocabulary, WIDTH))])
 
 
 def averaged(vocabulary: Vocabulary) -> Any:
@@ -85,9 +91,14 @@ def _word_embeddings(vocabulary: Vocabulary, width: int) -> Any:
     from sentence_transformers.sentence_transformer.modules import WordEmbeddings
     from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
-    rows = np.random.default_rng(0).normal(size=(len(vocabulary), width)).astype(np.float32)
+    rows = _rows(vocabulary, width)
     tokenizer = WhitespaceTokenizer(vocabulary.words, stop_words=[], do_lower_case=True)
     return WordEmbeddings(tokenizer, rows, update_embeddings=True, max_seq_length=LONGEST)
+
+
+def _rows(vocabulary: Vocabulary, width: int) -> np.ndarray:
+    """First vectors as ours have them: of about unit length."""
+    return np.random.default_rng(0).normal(0, width**-0.5, (len(vocabulary), width)).astype(np.float32)
 
 
 def _sentence_model(modules: list[Any]) -> Any:
@@ -143,31 +154,26 @@ def _through(model: Any, batches: list[dict[str, torch.Tensor]]) -> int:
 # ---------------------------------------------------------------------- training
 
 
-def train_ours(kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int) -> tuple[float, float]:
-    """An epoch with in-batch negatives: seconds and mean loss."""
+def train_ours(kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int, epochs: int) -> tuple[float, float]:
+    """Epochs with in-batch negatives by the loop that recipes run: seconds and mean loss."""
     torch.manual_seed(0)
     tower = OURS[kind](vocabulary).train()
-    begun = time.perf_counter()
-    sides = [tower.tokenizer(list(side)) for side in zip(*pairs, strict=True)]
-    offsets = [np.concatenate([[0], np.cumsum(made.lengths)]).astype(np.int64) for made in sides]
-    optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3, fused=True)
-    order = np.random.default_rng(0).permutation(len(pairs))
-    losses = []
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        queries, documents = (
-            tower(packed_of(made.ids, at, chosen, torch.device("cpu"))) for made, at in zip(sides, offsets, strict=True)
-        )
-        loss = infonce(cosine(queries, documents), temperature=TEMPERATURE)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.detach())
-    return time.perf_counter() - begun, float(torch.stack(losses).mean())
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        store = TokenStore(folder, tower.tokenizer)
+        sides = [store.tokens(side) for side in zip(*pairs, strict=True)]
+        numbers = np.repeat(np.arange(len(pairs))[:, None], 2, 1)
+        batches = TextBatches(*sides, numbers, batch_size=batch, noise=10.0, apart=False)
+        objective = Contrast(tower, temperature=TEMPERATURE, known=batches.known)
+        optim = OptimSettings(lr=1e-3, schedule="linear", warmup=0.0)
+        stage = Stage(name="contrast", objective=objective, batches=batches, optim=optim, epochs=epochs)
+        told = fit([stage], engine=TorchEngine(seed=0))
+        losses = [float(event.total or 0) for event in told if isinstance(event, Step)]
+        return time.perf_counter() - begun, float(np.mean(losses))
 
 
 def train_peer(
-    build: Callable[[Vocabulary], Any], vocabulary: Vocabulary, pairs: Pairs, batch: int
+    build: Callable[[Vocabulary], Any], vocabulary: Vocabulary, pairs: Pairs, batch: int, epochs: int
 ) -> tuple[float, float]:
     """The same by sentence-transformers' trainer."""
     from datasets import Dataset as Table
@@ -179,7 +185,7 @@ def train_peer(
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             folder,
-            num_train_epochs=1,
+            num_train_epochs=epochs,
             per_device_train_batch_size=batch,
             learning_rate=1e-3,
             save_strategy="no",
@@ -199,7 +205,7 @@ def train_peer(
 
 
 def trained(
-    kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int, rounds: int
+    kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int, epochs: int, rounds: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Pairs a second (the median of the rounds; a first one does not count) and mean loss of each case."""
     seconds: dict[str, list[float]] = {"ours": [], **{name: [] for name in PEERS[kind]}}
@@ -208,13 +214,13 @@ def trained(
         for name, taken in seconds.items():
             own = name == "ours"
             took, losses[name] = (
-                train_ours(kind, vocabulary, pairs, batch)
+                train_ours(kind, vocabulary, pairs, batch, epochs)
                 if own
-                else train_peer(PEERS[kind][name], vocabulary, pairs, batch)
+                else train_peer(PEERS[kind][name], vocabulary, pairs, batch, epochs)
             )
             if number >= 0:
                 taken.append(took)
-    return {name: len(pairs) / took for name, took in common.medians(seconds).items()}, losses
+    return {name: epochs * len(pairs) / took for name, took in common.medians(seconds).items()}, losses
 
 
 # ---------------------------------------------------------------------- the whole
@@ -237,11 +243,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--documents", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.quick:
         options.documents, options.pairs, options.repeats = 256, 256, 1
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    keep_freed()
     corpus, documents, pairs = texts(options.documents, options.pairs)
     vocabulary = Vocabulary.build([*documents, *(text for pair in pairs for text in pair)])
     described = {
@@ -261,8 +269,10 @@ def main(argv: list[str] | None = None) -> int:
     rates, losses = {}, {}
     for kind, part in share.items():
         some_pairs = pairs[: max(options.batch, len(pairs) // part)]
-        rates[kind], losses[kind] = trained(kind, vocabulary, some_pairs, options.batch, options.repeats)
-    report("towers_training", "pairs/s", rates, losses=losses, batch=options.batch, **described)
+        rates[kind], losses[kind] = trained(
+            kind, vocabulary, some_pairs, options.batch, options.epochs, options.repeats
+        )
+    report("towers_training", "pairs/s", rates, losses=losses, batch=options.batch, epochs=options.epochs, **described)
     return 0
 
 

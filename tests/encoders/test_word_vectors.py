@@ -231,6 +231,50 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     assert found[0] == found[1] != found[2]
 
 
+@needs_gensim
+def test_the_loss_is_summed_in_double_precision_and_the_weights_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sum that begins far up loses what single precision cannot add; ours begins anew with each job."""
+    from gensim.models import Word2Vec
+
+    from lodesmith.encoders.word_vectors import _gensim
+
+    def far_up(job: object) -> object:
+        def begun(self: Word2Vec, *arguments: object) -> object:
+            self.running_training_loss += 2.0**26
+            return job(self, *arguments)  # type: ignore[operator]
+
+        return begun
+
+    plain = train_word_vectors(corpus(), tmp_path / "a", **SMALL)
+    monkeypatch.setattr(_gensim.SummedLoss, "_do_train_job", far_up(_gensim.SummedLoss._do_train_job))
+    again = train_word_vectors(corpus(), tmp_path / "b", **SMALL)
+    assert again.info["losses"] == plain.info["losses"]
+    assert again.fingerprint == plain.fingerprint
+    theirs = type("Theirs", (Word2Vec,), {"loss": 0.0})
+    monkeypatch.setattr(_gensim, "SummedLoss", theirs)
+    gensim_alone = train_word_vectors(corpus(), tmp_path / "c", **SMALL)
+    np.testing.assert_array_equal(gensim_alone.values, plain.values)
+
+
+@needs_gensim
+def test_the_rate_falls_from_epoch_to_epoch_without_a_jump(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from lodesmith.encoders.word_vectors import _gensim
+
+    rates, train = [], _gensim.SummedLoss.train
+
+    def watched(self: object, *arguments: object, **settings: object) -> object:
+        rates.append((settings["start_alpha"], settings["end_alpha"]))
+        return train(self, *arguments, **settings)
+
+    monkeypatch.setattr(_gensim.SummedLoss, "train", watched)
+    train_word_vectors(corpus(), tmp_path / "words", **SMALL)
+    assert (rates[0][0], rates[-1][1]) == pytest.approx((0.025, 0.0001))
+    assert [end for _, end in rates[:-1]] == [start for start, _ in rates[1:]]
+    assert all(end < start for start, end in rates)
+
+
 @pytest.mark.slow
 @needs_gensim
 def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def causes(found: Diagnosis) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "first", "tried"),
     [
-        ("seeds_collapse", "collapse", "stages.0.objective.use=contrast"),
+        ("seeds_collapse", "collapse", None),  # no setting makes a tower see its text
         ("easy_negatives", "zero", "stages.0.objective.negatives=semi_hard"),
         ("alone", "zero", "stages.0.batch_size=64"),
         ("no_clipping", "nan", "stages.0.optim.clip=1.0"),
@@ -46,12 +46,12 @@ def causes(found: Diagnosis) -> list[str]:
         ("duplicates", "duplicates", "stages.0.batch_size=16"),
     ],
 )
-def test_each_fault_is_found_in_the_metrics_alone(name: str, first: str, tried: str, tmp_path: Path) -> None:
+def test_each_fault_is_found_in_the_metrics_alone(name: str, first: str, tried: str | None, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = lines_of(getattr(ailing, name)(), path, log_every=2)
     found = diagnose(rows)
     assert found.problems[0].cause == first
-    assert tried in found.problems[0].tries
+    assert tried in found.problems[0].tries if tried else not found.problems[0].tries
     assert not found.healthy
     told = [row for row in rows if row["event"] != "warning"]
     again = diagnose(told)

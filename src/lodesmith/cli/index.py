@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lodesmith.cli.console import Json, progress, show
+from lodesmith.cli.console import Json, progress, say, show
 from lodesmith.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Build and keep indexes.")
@@ -43,7 +45,7 @@ def build(
     model: ModelName,
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="index folder to write")],
-    index: Annotated[str, typer.Option(help="kind of index")] = "flat",
+    index: Annotated[str, typer.Option(help="flat (exact), hnsw, ivf or ivfpq")] = "flat",
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     as_json: Json = False,
 ) -> None:
@@ -110,30 +112,46 @@ def _report(as_json: bool, report: dict[str, Any]) -> None:
 
 def search(
     folder: Folder,
-    query: Annotated[str | None, typer.Argument(help="the query; without one, a query a line is read")] = None,
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="the query; without one, standard input is read")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="how many documents")] = 10,
     as_json: Json = False,
 ) -> None:
     """Search an index with one query, or with one a line from standard input.
 
+    At a terminal each line is answered as it is typed, with --json by an object of its own; Ctrl-D ends.
+
     Example: lode search my-index "how do I renew a passport" -k 5
+
+    Example: lode search my-index --json < queries.txt > answers.json
     """
     from lodesmith.recipes.storing import answers, open_searcher
 
-    queries = [_clean(query)] if query is not None else _lines()
-    if not queries:
-        raise InputError("there is no query", 'give one: lode search INDEX "words", or lines on standard input')
-    found = answers(open_searcher(folder), queries, k)
-    show(as_json, {"index": str(folder), "queries": found}, "\n\n".join(_answer_text(f) for f in found))
+    typed = query is None and sys.stdin.isatty()
+    queries = [] if typed else _lines() if query is None else _given(query)
+    searcher = open_searcher(folder)
+
+    def answer(queries: list[str]) -> None:
+        found = answers(searcher, queries, k)
+        texts = [_hits_text(f) if typed else f"{f['query']}\n{_hits_text(f)}" for f in found]
+        show(as_json, {"index": str(folder), "queries": found}, "\n\n".join(texts))
+
+    if typed:
+        _converse(answer)
+    else:
+        answer(queries)
 
 
-def _clean(query: str) -> str:
-    """A query from the command line; bytes that are no UTF-8 arrive there as lone surrogates."""
+def _given(query: str) -> list[str]:
+    """The query of the command line or of a terminal; bytes that are no UTF-8 arrive there as lone surrogates."""
     try:
         query.encode()
     except UnicodeEncodeError:
         raise InputError("the query is not valid UTF-8", "type it in a UTF-8 terminal") from None
-    return query
+    if not query.strip():
+        raise InputError("the query is empty", 'say what is looked for: lode search INDEX "words"')
+    return [query]
 
 
 def _lines() -> list[str]:
@@ -141,16 +159,47 @@ def _lines() -> list[str]:
     queries = []
     for number, raw in enumerate(sys.stdin.buffer.read().splitlines(), start=1):
         try:
-            text = raw.decode()
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"not valid UTF-8: {error}", path="standard input", line=number) from None
         if text.strip():
             queries.append(text)
+    if not queries:
+        raise InputError("there is no query", 'give one: lode search INDEX "words", or lines on standard input')
     return queries
 
 
-def _answer_text(found: dict[str, Any]) -> str:
-    lines = [found["query"]]
+def _converse(answer: Callable[[list[str]], None]) -> None:
+    """Answer each line as it is typed; what is wrong with one line ends nothing."""
+    say("one query a line; Ctrl-D ends")
+    for line in _typed():
+        if line.strip():
+            try:
+                answer(_given(line))
+            except InputError as error:
+                say(f"error: {error}")
+
+
+def _typed() -> Iterator[str]:
+    """The lines typed at the terminal, with editing and history where both its sides are there."""
+    if sys.stdout.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 - `input` uses it from now on
+    while True:
+        with redirect_stdout(sys.stdout if sys.stdout.isatty() else sys.stderr):  # the prompt is no result
+            try:
+                line = input("query> ")
+            except EOFError:
+                break
+            except UnicodeDecodeError as error:
+                say(f"error: not valid UTF-8: {error}")
+                continue
+        yield line
+    say("")
+
+
+def _hits_text(found: dict[str, Any]) -> str:
+    lines = []
     for hit in found["hits"]:
         lines.append(f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['id']}  {hit['title']}".rstrip())
         if hit["text"]:

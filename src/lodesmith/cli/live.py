@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from lodesmith.recipes.train import Training
+    from lodesmith.recipes.word_vectors import WordVectorsTraining
 
 EVERY = 15.0
 """Seconds between lines within an epoch, where there is no terminal."""
@@ -30,7 +31,7 @@ CURVE = 40
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def follow(training: Training) -> dict[str, Any]:
+def follow(training: Training | WordVectorsTraining) -> dict[str, Any]:
     """Run a training, show what happens, and return its report."""
     state = State()
     with display(state) as show:
@@ -156,19 +157,25 @@ class _Lines:
         self.state = state
         self.told = time.monotonic()
         self.before: events.Step | None = None
+        self.said: events.Step | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, events.Step):
             ended = self.before is not None and (self.before.stage, self.before.epoch) != (event.stage, event.epoch)
-            if ended and not self.state.measures and self.before is not None:
-                self._say(step_line(self.before, self.state))
-            elif time.monotonic() - self.told > EVERY:
-                self._say(step_line(event, self.state))
+            if ended and not self.state.measures:
+                self._step(self.before)
+            if time.monotonic() - self.told > EVERY:
+                self._step(event)
             self.before = event
-        elif isinstance(event, events.Done) and self.before is not None and not self.state.measures:
-            self._say(step_line(self.before, self.state))
+        elif isinstance(event, events.Done) and not self.state.measures:
+            self._step(self.before)
         elif text := line_of(event, self.state):
             self._say(text)
+
+    def _step(self, step: events.Step | None) -> None:
+        if step is not None and step is not self.said:
+            self.said = step
+            self._say(step_line(step, self.state))
 
     def _say(self, text: str) -> None:
         self.told = time.monotonic()

@@ -14,9 +14,10 @@ from io import TextIOWrapper
 
 import typer
 
-from lodesmith.cli import data, doctor, evaluation, index, training
+from lodesmith.cli import data, doctor, evaluation, geometry, index, training
 from lodesmith.cli.console import say
 from lodesmith.core.errors import LodesmithError
+from lodesmith.core.memory import keep_freed
 
 app = typer.Typer(
     name="lode",
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="index")
-for room in (training, evaluation, doctor):
+for room in (training, evaluation, geometry, doctor):
     for verb in room.VERBS:
         app.command()(verb)
 app.command()(index.encode)
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    keep_freed()
     sys.exit(_run(arguments, debug))
 
 

@@ -45,7 +45,7 @@ def quickstart(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe or a YAML path")],
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe or a YAML path; several, with commas, are compared")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="such as data=DIR seed=1")
     ] = None,
@@ -54,21 +54,35 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything and forecast memory and time, no more")
     ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=a,b", help="train every combination and compare; seed=0,1 repeats (give it several times)"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe through all its stages.
+    """Train a recipe through all its stages; with --sweep, every combination of settings, in one report.
+
+    A sweep goes on where it was stopped when the same command is given again.
 
     Example: lode train isotropic data=my-dataset stages.0.epochs=5 --out my-run
+
+    Example: lode train isotropic data=my-dataset --sweep temperature=0.02,0.05,0.1 --sweep seed=0,1,2
     """
     from lodesmith.cli.live import follow
+    from lodesmith.cli.sweeping import several, train_all
     from lodesmith.recipes.train import forecast, plan
 
+    if sweep or len(several(recipe)) > 1:
+        train_all(recipe, overrides or [], sweep or [], out=out, dry_run=dry_run, as_json=as_json)
+        return
     training = plan(recipe, overrides or [], out=out, resume=resume)
     if dry_run:
         report = forecast(training)
         show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
         return
-    report = follow(training)
+    report = follow(training) | training.summary
     show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
 
 
@@ -83,15 +97,16 @@ def recipes(
     """
     import json
 
-    from lodesmith.recipes.recipe import Recipe, load, shipped
+    from lodesmith.recipes.recipe import Recipe, load_any, shipped
 
     if schema:
-        show(True, Recipe.model_json_schema(), "")
+        kind = Recipe if name is None else type(load_any(name))
+        show(True, kind.model_json_schema(), "")
     elif name is None:
         lines = {key: _first_comment(path) for key, path in shipped().items()}
         show(as_json, {"recipes": lines}, "\n".join(f"{key:<20}{line}" for key, line in lines.items()))
     else:
-        recipe = load(name)
+        recipe = load_any(name)
         show(as_json, json.loads(recipe.model_dump_json()), recipe.to_yaml())
 
 

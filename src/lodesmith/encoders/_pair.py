@@ -81,6 +81,10 @@ def load_tower(folder: Path | str) -> Bag | Recurrent | TowerPair:
     towers: dict[str, Any] = {}
     for side, (settings, place, metric) in open_part(folder).items():
         if settings.get("use") not in _KINDS:
-            raise InputError(f"holds an unknown tower, {settings.get('use')!r}", "use a newer version", path=folder)
+            raise InputError(
+                f"holds an unknown tower, {settings.get('use')!r}",
+                "load it with the class that wrote it, or use a newer version",
+                path=folder,
+            )
         towers[side] = _KINDS[settings["use"]].read(settings, place, metric)
     return TowerPair(towers["query"], towers["document"]) if "query" in towers else next(iter(towers.values()))

@@ -27,7 +27,7 @@ from lodesmith.encoders._packing import batches
 from lodesmith.encoders._reading import clean
 from lodesmith.encoders._words import PAD, UNKNOWN, Tokenised, Vocabulary, WordTokenizer
 from lodesmith.encoders.transformer import TransformerEncoder
-from lodesmith.encoders.word_vectors import WordVectors, read_word_vectors
+from lodesmith.encoders.word_vectors import WordVectors, coverage, read_word_vectors
 
 if TYPE_CHECKING:
     pass
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Init", "Remembered", "Tower", "check_metric", "digest_of", "encode", "first_rows", "packed_of", "unpack"]
 
 _log = logging.getLogger(__name__)
+
+_LITTLE = 0.5
+"""Given vectors that cover no more of the tokens are probably of another language or kind of text."""
 
 Init = str | Path | WordVectors | TransformerEncoder
 """Where the rows of an embedding begin: `normal`, `uniform`, a file or folder of word vectors, such vectors, or a
@@ -150,9 +153,15 @@ def _from_vectors(vocabulary: Vocabulary, dimension: int, vectors: WordVectors) 
     given = vectors.values[places[known]]
     rows = torch.randn(len(vocabulary), dimension) * float(given.std())
     rows[torch.from_numpy(known)] = torch.from_numpy(np.ascontiguousarray(given))
-    share = vocabulary.counts[known].sum() / max(1, vocabulary.counts.sum())
-    words = len(vocabulary) - UNKNOWN - 1
-    _log.info("word vectors for %d of %d words, %.1f %% of the tokens", known.sum(), words, 100 * share)
+    found = coverage(vocabulary, vectors.ids)
+    _log.log(
+        logging.INFO if found["tokens_known"] > _LITTLE else logging.WARNING,
+        "word vectors for %d of %d words, %.1f %% of the tokens%s",
+        known.sum(),
+        found["types"],
+        100 * found["tokens_known"],
+        f"; without one: {', '.join(found['missing'])}" if found["missing"] else "",
+    )
     return rows
 
 

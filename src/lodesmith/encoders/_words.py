@@ -102,6 +102,12 @@ class Vocabulary:
         seen = {"texts": found.texts, "tokens": found.tokens, "types": found.types, "undercount": found.undercount}
         return cls((*SPECIAL, *names), table[:, 0].copy(), table[:, 1].copy(), seen)
 
+    def cut(self, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+        """Its frequent words alone, as if it had been built so."""
+        size = min(len(self), max_size or len(self))
+        size = min(size, len(SPECIAL) + int((self.counts[len(SPECIAL) :] >= min_count).sum()))
+        return Vocabulary(self.words[:size], self.counts[:size], self.documents[:size], self.seen)
+
     def __len__(self) -> int:
         return len(self.words)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,7 +19,7 @@ from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.tracking import Name as Tracking
 
-__all__ = ["Recipe", "load", "shipped"]
+__all__ = ["Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
 
 FOLDER = Path(__file__).parent
 SHORT = {"data": "data.path"}
@@ -30,6 +30,10 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 class Component(BaseModel):
@@ -96,6 +100,8 @@ class EvaluationPlan(Section):
 class Recipe(Section):
     """A training, whole. Values come from YAML and overrides; `fingerprint` names the experiment."""
 
+    short: ClassVar[Mapping[str, str]] = SHORT
+
     name: str
     seed: int = Field(0, ge=0, lt=2**63)
     data: Data = Data()  # type: ignore[call-arg]
@@ -116,9 +122,50 @@ class Recipe(Section):
         """SHA-256 of the resolved recipe, but for who watches it: that changes no result."""
         return fingerprint(self.model_dump(mode="json", exclude={"tracking", "stop_on"}))
 
-    def to_yaml(self) -> str:
-        """The resolved recipe as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+class Texts(Section):
+    """What word vectors are trained on."""
+
+    path: str | tuple[str, ...] | None = Field(
+        None, description="dataset folders, text files or folders of texts, comma-separated; `data=PATH` for short"
+    )
+    document: Literal["file", "line"] = Field("file", description="what one document of a plain text file is")
+
+
+class WordVectorsPlan(Section):
+    """How word vectors are trained."""
+
+    model: Literal["skip_gram", "cbow"] = "skip_gram"
+    dimension: int = Field(128, ge=1)
+    window: int = Field(5, ge=1, description="words on each side, at most")
+    epochs: int = Field(5, ge=1)
+    negatives: int = Field(5, ge=1, description="noise words for each true one")
+    subsample: float = Field(1e-3, ge=0, description="share of the tokens above which a word is left out at times")
+    min_count: int = Field(2, ge=1, description="rarer words are left out")
+    max_size: int | None = Field(200_000, ge=3, description="the most frequent stay; null for no limit")
+    workers: int = Field(1, ge=1, description="threads; more than one is faster, and no two runs are the same")
+
+
+class WordVectorsRecipe(Section):
+    """A training of word vectors: the recipe that has a section `word_vectors` and no stages."""
+
+    short: ClassVar[Mapping[str, str]] = {
+        **{name: f"word_vectors.{name}" for name in WordVectorsPlan.model_fields},
+        **{name: f"data.{name}" for name in Texts.model_fields},
+        **SHORT,
+    }
+
+    name: str
+    seed: int = Field(0, ge=0, lt=2**32 - 1)
+    data: Texts = Texts()  # type: ignore[call-arg]
+    word_vectors: WordVectorsPlan
+    evaluation: EvaluationPlan = EvaluationPlan()
+    tracking: tuple[Tracking, ...] = Field((), description="experiment trackers that get the figures")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved recipe, but for who watches it: that changes no result."""
+        return fingerprint(self.model_dump(mode="json", exclude={"tracking"}))
 
 
 def shipped() -> dict[str, Path]:
@@ -132,7 +179,30 @@ def load(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) 
     Raises:
         ConfigError: a name, key or value is wrong; the message says which and offers the nearest right one.
     """
-    path = _locate(str(source))
+    found = load_any(source, overrides)
+    if isinstance(found, WordVectorsRecipe):
+        raise ConfigError(f"{source} trains word vectors and has no stages", "choose another recipe: `lode recipes`")
+    return found
+
+
+def load_any(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe | WordVectorsRecipe:
+    """As `load`, of either kind: a recipe with a section `word_vectors` trains those.
+
+    Raises:
+        ConfigError: a name, key or value is wrong.
+    """
+    tree = _read(_locate(str(source)))
+    kind = WordVectorsRecipe if "word_vectors" in tree else Recipe
+    for key, value in _pairs(overrides):
+        _set(tree, kind.short.get(key, key), value)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise _explained(error, kind) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a recipe, with a name; its settings are not yet looked at."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -142,13 +212,7 @@ def load(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) 
         raise InputError(f"not valid YAML: {error}", path=path, line=None if line is None else line + 1) from None
     if not isinstance(tree, dict):
         raise InputError("a recipe must be a mapping", "see `lode recipes isotropic`", path=path)
-    tree = {"name": path.stem} | tree
-    for key, value in _pairs(overrides):
-        _set(tree, key, value)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise _explained(error) from None
+    return {"name": path.stem} | tree
 
 
 def _locate(source: str) -> Path:
@@ -188,7 +252,7 @@ def _is_exponent(text: str) -> bool:
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = SHORT.get(key, key).split(".")
+    *parents, last = key.split(".")
     place: Any = tree
     for depth, part in enumerate(parents):
         place = place[_position(place, part, key)] if isinstance(place, list) else place.setdefault(part, {})
@@ -206,18 +270,18 @@ def _position(place: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _explained(error: ValidationError) -> ConfigError:
+def _explained(error: ValidationError, kind: type[Section]) -> ConfigError:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        choices = _known(first["loc"])
+        choices = _known(first["loc"], kind)
         return ConfigError(f"unknown setting {place!r}", did_you_mean(str(first["loc"][-1]), choices))
     return ConfigError(f"{place}: {first['msg']} (found {first['input']!r})", "`lode recipes NAME` shows every setting")
 
 
-def _known(location: tuple[int | str, ...]) -> list[str]:
+def _known(location: tuple[int | str, ...], kind: type[Section]) -> list[str]:
     """The setting names at the place of an unknown one."""
-    model: Any = Recipe
+    model: Any = kind
     for part in location[:-1]:
         if isinstance(part, int):
             continue

@@ -9,15 +9,17 @@ from lodesmith.core.files import write_text
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes.evaluating import evaluate_system
+from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.systems import Resolver, renamed
 
 if TYPE_CHECKING:
     from lodesmith.recipes.train import Training
+    from lodesmith.recipes.word_vectors import WordVectorsTraining
 
 __all__ = ["report"]
 
 
-def report(training: Training) -> list[Evaluation]:
+def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     """Evaluate a finished run and its baselines, and write `evaluations/` and `report.html` into the run directory.
 
     Nothing is written where the dataset has no judgements of the recipe's evaluation split.
@@ -28,8 +30,8 @@ def report(training: Training) -> list[Evaluation]:
         return []
     resolver = Resolver(dataset)
     from_scratch = (out / "untrained").is_dir()
-    base = "untrained" if from_scratch else Path(recipe.base).name
-    before = str(out / "untrained") if from_scratch else recipe.base
+    before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / "untrained")
+    base = Path(before).name
     spellings = {"random": "random", "bm25": "bm25", base: before, recipe.name: str(out)}
     results = []
     for name, spelling in spellings.items():

@@ -6,24 +6,25 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Done, Event
 from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse, score
+from lodesmith.recipes._run_folder import enter, finished, versions
 from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, make_pairs
-from lodesmith.recipes.recipe import Component, Recipe, StagePlan, load
+from lodesmith.recipes.recipe import Component, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import report
+from lodesmith.recipes.word_vectors import WordVectorsTraining
+from lodesmith.recipes.word_vectors import plan as plan_word_vectors
 from lodesmith.training import tracking
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def plan(
     out: Path | None = None,
     resume: bool | str = False,
     reported: bool = True,
-) -> Training:
+) -> Training | WordVectorsTraining:
     """Resolve a recipe and its run directory; nothing heavy is loaded yet.
 
     Args:
@@ -58,26 +59,17 @@ def plan(
         InputError: the data is missing, or the run directory holds a run and `resume` is off.
         ResumeError: the run in `out` is of another recipe.
     """
-    recipe = load(source, overrides)
+    recipe = load_any(source, overrides)
+    if isinstance(recipe, WordVectorsRecipe):
+        return plan_word_vectors(recipe, out=out, resume=resume, reported=reported)
     if recipe.data.path is None:
         raise ConfigError("the recipe has no data", "add data=DIR, a dataset folder")
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(Path(recipe.data.path))})})
     _check_components(recipe)
     if not Path(str(recipe.data.path)).is_dir():
         raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=recipe.data.path)
-    out = out or Path("runs") / f"{recipe.name}-{recipe.fingerprint[:8]}"
-    begun = (out / "manifest.json").exists()
-    if ranks()[0]:
-        return Training(recipe, out, begun, reported=False)  # the first process looks after the folder
-    if begun and not resume:
-        raise InputError("a run is here already", "go on with --resume, or choose another --out", path=out)
-    if begun:
-        _check_same(out, recipe)
-    elif resume is True:
-        raise ResumeError(
-            f"{out}: there is no run to resume", "leave --resume out, or give the run's folder with --out"
-        )
-    return Training(recipe, out, begun, reported)
+    out, begun = enter(recipe, out, resume)
+    return Training(recipe, out, begun, reported and not ranks()[0])
 
 
 def _check_components(recipe: Recipe) -> None:
@@ -111,33 +103,6 @@ def _misfit(annotation: Any, value: Any) -> str:
     return ""
 
 
-def _check_same(out: Path, recipe: Recipe) -> None:
-    begun = read_json(out / "manifest.json").get("recipe")
-    if begun != recipe.fingerprint:
-        saved = load(out / "recipe.yaml").model_dump(mode="json")
-        differing = _differences(saved, recipe.model_dump(mode="json"))
-        raise ResumeError(
-            f"{out} was begun with another recipe: {differing}", "give the same settings, or another --out"
-        )
-
-
-def _differences(a: Any, b: Any, place: str = "") -> str:
-    """The places where two JSON values differ, with both values."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = dict.fromkeys([*a, *b])
-        parts = [_differences(a.get(k), b.get(k), f"{place}.{k}" if place else k) for k in keys if a.get(k) != b.get(k)]
-        return ", ".join(parts)
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        both = enumerate(zip(a, b, strict=True))
-        return ", ".join(_differences(x, y, f"{place}.{i}") for i, (x, y) in both if x != y)
-    return f"{place} was {a!r}, is {b!r}"
-
-
-def finished(out: Path) -> bool:
-    """Whether a run directory holds a finished training."""
-    return (out / "manifest.json").exists() and "model_files" in read_json(out / "manifest.json")
-
-
 @dataclass
 class Training:
     """A planned training. `events` runs it."""
@@ -147,6 +112,11 @@ class Training:
     resume: bool = False
     reported: bool = True
     """Whether the page of the run is made at the end."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run found out beside its events."""
+        return {}
 
     def events(self) -> Iterator[Event]:
         """Run all stages, save the model and finish the manifest. What is finished is not done again.
@@ -200,8 +170,7 @@ class Training:
             "dataset": self.dataset.fingerprint,
             **self.learner.identity(),
             "seed": self.recipe.seed,
-            "versions": {"lodesmith": __version__, "python": platform.python_version()}
-            | {name: metadata.version(name) for name in names},
+            "versions": versions(names),
             "machine": platform.machine(),
         }
 
@@ -288,8 +257,10 @@ class Training:
         return validate
 
 
-def forecast(training: Training) -> dict[str, Any]:
+def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     """What a training will take, without training: texts, steps, disk, memory, and seconds from a timed sample."""
+    if isinstance(training, WordVectorsTraining):
+        return training.forecast()
     pairs, accumulate = training.pairs, training.recipe.engine.accumulate
     batches = {s.name: -(-len(pairs.pairs) // s.batch_size) for s in training.recipe.stages}
     return {

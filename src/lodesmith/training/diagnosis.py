@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, Literal
 
 from lodesmith.core import events
+from lodesmith.training._rules import WIDE
 from lodesmith.training.health import CAUSES, Finding, Health
 
 __all__ = ["Diagnosis", "Problem", "StageSummary", "diagnose"]
@@ -197,12 +198,19 @@ class _Plan:
             "guessing": [faster],
             "join": [faster],
             "frozen": ["optim.groups=[]"],
-            "collapse": [slower, "objective.use=contrast"] if self._triplet else [slower],
+            "collapse": self._apart(slower),
             "zero": self._harder(),
             "duplicates": [f"batch_size={max(2, self._batch // 2)}"],
             "overfitting": ["patience=3", f"epochs={self._best_epoch}", "optim.weight_decay=0.1"],
         }
         return cures.get(cause, [])
+
+    def _apart(self, slower: str) -> list[str]:
+        """Nothing for a tower that never told two texts apart: no setting can mend it."""
+        spreads = (row["evidence"]["spread"] for row in self.rows if "spread" in row.get("evidence", {}))
+        if next(spreads, 1.0) < WIDE:
+            return []
+        return [slower, "objective.use=contrast"] if self._triplet else [slower]
 
     def _harder(self) -> list[str]:
         if not self._triplet or self._batch < 2:

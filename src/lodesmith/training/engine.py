@@ -285,7 +285,9 @@ class TorchEngine:
         stacked = torch.stack([norm.to(self._accelerator.device).float() for norm in norms])
         if self._settings.clip is not None:
             whole = stacked[0] if len(norms) == 1 else torch.linalg.vector_norm(stacked)
-            nn.utils.clip_grads_with_norm_(self._parameters, self._settings.clip, whole)
+            # Where nothing is clipped every gradient would be read and written times 1; asking costs a CPU nothing.
+            if whole.device.type != "cpu" or not whole <= self._settings.clip:
+                nn.utils.clip_grads_with_norm_(self._parameters, self._settings.clip, whole)
         return stacked
 
     def read(self, rows: Sequence[Row]) -> list[list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,34 @@ def test_msmarco_limit_and_ratio(web: Web, tmp_path: Path) -> None:
     few = one("msmarco", web, tmp_path / "few", limit=3)
     assert few["counts"]["judgements"] == {"train": 3, "dev": 3}
     assert few["counts"]["documents"] < 60
-    assert "figures" in few["notes"][0]
+    assert "the passages that 3 queries a split name" in few["notes"][1]
+    assert (few["name"], few["pull"]["name"]) == ("msmarco (limit 3)", "msmarco")
     named = {i for row in rows(tmp_path / "few", "columns/negatives.jsonl") for i in row["ids"]}
     assert named <= set(Dataset.load(tmp_path / "few").documents)
+
+
+def test_msmarco_says_which_task_it_is(web: Web, tmp_path: Path) -> None:
+    pulled = pull("msmarco", web, tmp_path / "m")[0]
+    (note,) = pulled.info["notes"]
+    for part in (
+        "passage ranking",
+        "8,841,823",
+        "6,980",
+        "v1.1",
+        f"{sum(1 / rank for rank in range(1, 11)) / 10:.3f}"[1:],
+    ):
+        assert part in note
+    assert f"note: {note}" in pulled.to_text()
+    assert pulled.info["name"] == "msmarco"
+
+
+def test_a_part_is_called_so_in_tables(web: Web, tmp_path: Path) -> None:
+    """Figures of two corpora are never taken for those of one dataset."""
+    for name, limit in (("squad", 2), ("beir/scifact", 1), ("wikipedia:de", 3)):
+        one(name, web, tmp_path / "part", limit=limit)
+        assert Dataset.load(tmp_path / "part").name == f"{name} (limit {limit})"
+        assert pull(name, web, tmp_path / "part", limit=limit)[0].present
+        shutil.rmtree(tmp_path / "part")
 
 
 def test_squad_is_divided_by_article(web: Web, tmp_path: Path) -> None:

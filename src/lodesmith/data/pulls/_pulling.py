@@ -294,10 +294,15 @@ def _info(job: Job, extra: dict[str, Any]) -> dict[str, Any]:
     plan, extra = job.plan, {key: value for key, value in extra.items() if key != "negatives"}
     came = job.files()
     files = [{"url": f.url} | came[f.url] for f in plan.files if f.url in came]
-    head = {"name": job.wanted.name, "source": plan.source, "licence": plan.licence}
+    head = {"name": _title(job.wanted), "source": plan.source, "licence": plan.licence}
     revision = {"revision": plan.revision} if plan.revision else {}
     notes = {"notes": list(plan.notes)} if plan.notes else {}
     return head | revision | notes | {"files": files, "pull": _request(job.wanted, job.origin)} | extra
+
+
+def _title(wanted: Wanted) -> str:
+    """What tables call the dataset: a part of it by another name, so that no figure passes for one of the whole."""
+    return wanted.name if wanted.limit is None else f"{wanted.name} (limit {wanted.limit})"
 
 
 def _meta(job: Job, extra: dict[str, Any]) -> dict[str, Any]:

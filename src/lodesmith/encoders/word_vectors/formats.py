@@ -1,4 +1,4 @@
-"""Word vectors on disk: word2vec (text and binary), GloVe (text), and a folder of our own.
+"""Files of word vectors: word2vec (text and binary) and GloVe (text).
 
     vectors = read_word_vectors("glove.6B.100d.txt.gz", only=vocabulary.ids)
 
@@ -12,8 +12,7 @@ import gzip
 import zlib
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import InputError, IntegrityError
-from lodesmith.core.files import atomic_file, atomic_folder, read_json, sha256_folder, verify_files, write_json
-from lodesmith.core.hashing import fingerprint
+from lodesmith.core.errors import InputError
+from lodesmith.core.files import atomic_file
 from lodesmith.core.lines import LineError, bounded_lines, decode_text, shorten
 from lodesmith.core.progress import tell
+from lodesmith.encoders.word_vectors.vectors import WordVectors, of_folder
 
-__all__ = ["Format", "WordVectors", "read_word_vectors", "write_word_vectors"]
+__all__ = ["Format", "read_word_vectors", "write_word_vectors"]
 
 Format = Literal["word2vec", "word2vec-binary", "glove"]
 
@@ -41,112 +40,6 @@ _EVERY = 20_000
 _CORRECT = "correct the file, or fetch it again"
 
 
-@dataclass(frozen=True, eq=False)
-class WordVectors:
-    """A vector for each of some words.
-
-    Args:
-        words: [n], different from each other.
-        values: float32 [n, d].
-        info: what made them.
-    """
-
-    words: tuple[str, ...]
-    values: NDArray[np.float32]
-    info: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 2 or len(self.words) != len(self.values):
-            raise InputError(
-                f"words and vectors are not the same number: {len(self.words)} != {list(self.values.shape)}"
-            )
-        if len(self.ids) != len(self.words):
-            raise InputError("a word occurs twice", "keep one vector of each word")
-        if not np.isfinite(self.values).all():
-            raise InputError("a word vector has NaN or infinity", _CORRECT)
-
-    @property
-    def dimension(self) -> int:
-        """d."""
-        return int(self.values.shape[1])
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """word → row."""
-        return {word: at for at, word in enumerate(self.words)}
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over words and values."""
-        import hashlib
-
-        raw = hashlib.sha256(np.ascontiguousarray(self.values, "<f4").tobytes()).hexdigest()
-        return fingerprint({"words": list(self.words), "values": raw})
-
-    def nearest(self, word: str, k: int = 10) -> list[tuple[str, float]]:
-        """The k words of largest cosine to a word, with the cosine.
-
-        Raises:
-            InputError: the word has no vector.
-        """
-        if word not in self.ids:
-            raise InputError(f"there is no vector of {word!r}", "ask for a word of the vocabulary")
-        lengths = np.linalg.norm(self.values, axis=1)
-        own = self.values[self.ids[word]]
-        scores = self.values @ own / np.maximum(lengths * np.linalg.norm(own), 1e-30)
-        scores[self.ids[word]] = -np.inf
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [(self.words[at], float(scores[at])) for at in best if np.isfinite(scores[at])]
-
-    def save(self, folder: Path | str) -> Path:
-        """Write a folder of word_vectors.safetensors, words.json and manifest.json; it takes the place of an old one,
-        whole or not at all.
-
-        Raises:
-            InputError: the folder holds something else, which would be lost.
-        """
-        from safetensors.numpy import save_file
-
-        folder = Path(folder)
-        ours = (folder / "words.json").exists()
-        if folder.exists() and not (folder.is_dir() and (ours or not any(folder.iterdir()))):
-            raise InputError("exists and holds no word vectors", "choose another folder, or delete it", path=folder)
-        with atomic_folder(folder) as new:
-            write_json(new / "words.json", list(self.words), indent=None)
-            save_file({"vectors": np.ascontiguousarray(self.values, np.float32)}, new / "word_vectors.safetensors")
-            shape = {"words": len(self.words), "dimension": self.dimension}
-            write_json(new / "manifest.json", {"info": self.info, **shape, "files": sha256_folder(new)})
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path | str) -> WordVectors:
-        """Read what `save` wrote, every byte compared with its SHA-256.
-
-        Raises:
-            InputError: it is no such folder.
-            IntegrityError: a file is damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        folder = Path(folder)
-        if not (folder / "manifest.json").is_file() or not (folder / "words.json").is_file():
-            raise InputError("holds no word vectors", "`lode train word_vectors` writes such a folder", path=folder)
-        manifest = read_json(folder / "manifest.json")
-        try:
-            verify_files(folder, manifest["files"])
-            values = load_file(folder / "word_vectors.safetensors")["vectors"]
-            return cls(tuple(read_json(folder / "words.json")), values, manifest["info"])
-        except (SafetensorError, KeyError, TypeError, InputError) as error:
-            raise IntegrityError(f"{folder}: damaged: {error}", "train again, or restore a copy") from None
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    def __repr__(self) -> str:
-        return f"WordVectors({len(self)} words × {self.dimension})"
-
-
 # ------------------------------------------------------------------------ reading
 
 
@@ -156,7 +49,8 @@ def read_word_vectors(
     """Read word vectors of any of the formats; the file says which it is, and may be compressed by gzip.
 
     Args:
-        path: a file of word2vec or GloVe, or a folder that `WordVectors.save` wrote.
+        path: a file of word2vec or GloVe; a folder that `WordVectors.save` wrote; or a bag of words that was trained:
+            its model folder or run directory.
         only: keep these words alone.
         limit: read so many rows of the file at most; the most frequent words usually stand first.
         fold: a word that is not wanted as it is written counts as its lower-case form, unless that has a row of its own
@@ -170,7 +64,7 @@ def read_word_vectors(
     """
     path = Path(path)
     if path.is_dir():
-        return _chosen(WordVectors.load(path), only)
+        return _chosen(of_folder(path), only)
     keep = _Kept(only, fold)
     with _opened(path) as (file, size):
         header = _header(file.peek(_LINE).partition(b"\n")[0])
@@ -222,6 +116,8 @@ def _chosen(vectors: WordVectors, only: Container[str] | None) -> WordVectors:
     if only is None:
         return vectors
     rows = [at for at, word in enumerate(vectors.words) if word in only]
+    if not rows:
+        raise InputError(f"none of the wanted words is among these {len(vectors)}", "choose other vectors")
     return WordVectors(tuple(vectors.words[at] for at in rows), vectors.values[rows], vectors.info)
 
 

@@ -6,8 +6,12 @@ disk, and a state after every epoch that makes a killed training go on with the 
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,9 +26,9 @@ from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import tell
 from lodesmith.encoders._words import UNKNOWN, Vocabulary
-from lodesmith.encoders.word_vectors.formats import WordVectors
+from lodesmith.encoders.word_vectors.vectors import WordVectors
 
-__all__ = ["Settings", "train_word_vectors"]
+__all__ = ["Epoch", "Settings", "Trainer", "require_gensim", "speed", "train_word_vectors"]
 
 _SENTENCE = 10_000
 """gensim ignores what stands behind so many words of a sentence, so longer texts are cut into several."""
@@ -81,7 +85,7 @@ def train_word_vectors(
 
     Returns:
         The vectors, most frequent word first. `info` has the settings, counts, and `losses`, the mean loss of a word in
-        each epoch as gensim reports it (in float32, so only for orientation).
+        each epoch, see `Epoch`.
 
     Raises:
         MissingExtraError: gensim is not installed.
@@ -96,20 +100,153 @@ def train_word_vectors(
         raise ConfigError(
             f"a setting of word vectors is unknown: {error}", "see word_vectors.training.Settings"
         ) from None
-    read = texts if callable(texts) else lambda: texts
     if not callable(texts) and iter(texts) is texts:
         raise InputError("the texts can be read only once", "give a list, or a function that makes an iterator")
+    read = texts if callable(texts) else lambda: texts
     if vocabulary is None:
         vocabulary = Vocabulary.build(read(), min_count=plan.min_count, max_size=plan.max_size)
-    if len(vocabulary) <= UNKNOWN + 1:
-        raise InputError("no word of the texts is frequent enough", "lower min_count, or give more texts")
-    with tempfile.TemporaryDirectory(prefix="lodesmith-words-") as place:
-        corpus = _Corpus.write(Path(place), read(), vocabulary)
-        found = _trained(corpus, plan, vocabulary, None if checkpoint is None else Path(checkpoint))
-    found.save(out)
+    trainer = Trainer(read, vocabulary, plan, checkpoint=None if checkpoint is None else Path(checkpoint))
+    for _ in trainer:
+        pass
+    trainer.result.save(out)
     if checkpoint is not None:
         _State(Path(checkpoint), "").clear()
-    return found
+    return trainer.result
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that is done.
+
+    Args:
+        number: from 1.
+        loss: the mean of a word, taken before each update: it may rise at the end, when the rate is too low for the
+            model to follow the text at hand, while the same loss with the weights held still falls.
+        rate: the learning rate at its end.
+        throughput: words a second.
+        restored: it was done before, and a checkpoint had it.
+    """
+
+    number: int
+    loss: float
+    rate: float
+    throughput: float = 0.0
+    restored: bool = False
+
+
+class Trainer:
+    """A training of word vectors, epoch by epoch: iterate over it, then take `result`.
+
+    Args:
+        texts: a function that makes a new iterator.
+        vocabulary: words to train.
+        settings: how.
+        checkpoint: folder of the state after the last epoch, from which the next call goes on.
+        scratch: folder for the tokenised corpus while it is trained on; a temporary one where None.
+
+    Raises:
+        InputError: the vocabulary has no word.
+    """
+
+    def __init__(
+        self,
+        texts: Callable[[], Iterable[str]],
+        vocabulary: Vocabulary,
+        settings: Settings,
+        *,
+        checkpoint: Path | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        if len(vocabulary) <= UNKNOWN + 1:
+            raise InputError("no word of the texts is frequent enough", "lower min_count, or give more texts")
+        self.texts, self.vocabulary, self.settings = texts, vocabulary, settings
+        self.checkpoint, self.scratch = checkpoint, scratch
+        self._result: WordVectors | None = None
+
+    @property
+    def result(self) -> WordVectors:
+        """The vectors, once all epochs are done.
+
+        Raises:
+            RuntimeError: they are not.
+        """
+        if self._result is None:
+            raise RuntimeError("the training has not ended: iterate to its last epoch first")
+        return self._result
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Train; of the epochs that a checkpoint has, the last alone is given again."""
+        model = _model(self.settings, self.vocabulary)
+        with _folder(self.scratch) as place:
+            corpus = _Corpus.write(place, self.texts(), self.vocabulary)
+            state = self._state(corpus)
+            losses = [] if state is None else state.restore(model)
+            if losses:
+                yield Epoch(len(losses), losses[-1], self._rate(len(losses)), restored=True)
+            for number in range(len(losses) + 1, self.settings.epochs + 1):
+                started = time.perf_counter()
+                losses.append(self._epoch(model, corpus, number))
+                seconds = time.perf_counter() - started
+                if state is not None:
+                    state.keep(model, losses)
+                yield Epoch(number, losses[-1], self._rate(number), len(corpus.ids) / seconds)
+            self._result = self._vectors(model, corpus, losses)
+
+    def _state(self, corpus: _Corpus) -> _State | None:
+        if self.checkpoint is None:
+            return None
+        return _State(self.checkpoint, fingerprint([corpus.label, asdict(self.settings)]))
+
+    def _rate(self, done: int) -> float:
+        """The learning rate after so many epochs."""
+        return _FIRST_RATE - (_FIRST_RATE - _LAST_RATE) * done / self.settings.epochs
+
+    def _epoch(self, model: Any, corpus: _Corpus, number: int) -> float:
+        """One pass over the corpus; the mean loss of a word."""
+        corpus.epoch = f"{number} of {self.settings.epochs}"
+        model.loss = 0.0
+        model.train(
+            corpus,
+            total_examples=corpus.sentences,
+            total_words=len(corpus.ids),
+            epochs=1,
+            start_alpha=self._rate(number - 1),
+            end_alpha=self._rate(number),
+            compute_loss=True,
+        )
+        return float(model.loss) / max(1, len(corpus.ids))
+
+    def _vectors(self, model: Any, corpus: _Corpus, losses: list[float]) -> WordVectors:
+        words = self.vocabulary.words[UNKNOWN + 1 :]
+        order = [model.wv.key_to_index[word] for word in words]
+        info = {"settings": asdict(self.settings), "vocabulary": self.vocabulary.report, "losses": losses}
+        info["corpus"] = corpus.label
+        return WordVectors(words, np.asarray(model.wv.vectors[order], np.float32), info)
+
+
+def speed(texts: Iterable[str], vocabulary: Vocabulary, settings: Settings) -> float:
+    """Words that are trained in a second, measured on a sample of texts; 0.0 where it has no known word."""
+    model = _model(settings, vocabulary)
+    with tempfile.TemporaryDirectory(prefix="lodesmith-words-") as place:
+        corpus = _Corpus.write(Path(place), texts, vocabulary)
+        started = time.perf_counter()
+        model.train(corpus, total_examples=corpus.sentences, total_words=len(corpus.ids), epochs=1)
+        return len(corpus.ids) / (time.perf_counter() - started)
+
+
+@contextmanager
+def _folder(scratch: Path | None) -> Iterator[Path]:
+    """A folder that is empty and ends with the block; what a killed training left in it is removed first."""
+    if scratch is None:
+        with tempfile.TemporaryDirectory(prefix="lodesmith-words-") as place:
+            yield Path(place)
+        return
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Corpus:
@@ -164,40 +301,22 @@ def _digest(raw: bytes) -> str:
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
-def _trained(corpus: _Corpus, plan: Settings, vocabulary: Vocabulary, checkpoint: Path | None) -> WordVectors:
-    """The epochs, one after another, from the last that is saved."""
-    model = _model(plan, vocabulary)
-    state = None if checkpoint is None else _State(checkpoint, fingerprint([corpus.label, asdict(plan)]))
-    losses = [] if state is None else state.restore(model)
-    for epoch in range(len(losses), plan.epochs):
-        corpus.epoch = f"{epoch + 1} of {plan.epochs}"
-        rates = [_FIRST_RATE - (_FIRST_RATE - _LAST_RATE) * at / plan.epochs for at in (epoch, epoch + 1)]
-        model.train(
-            corpus,
-            total_examples=corpus.sentences,
-            total_words=len(corpus.ids),
-            epochs=1,
-            start_alpha=rates[0],
-            end_alpha=rates[1],
-            compute_loss=True,
-        )
-        losses.append(float(model.get_latest_training_loss()) / max(1, len(corpus.ids)))
-        if state is not None:
-            state.keep(model, losses)
-    order = [model.wv.key_to_index[word] for word in vocabulary.words[UNKNOWN + 1 :]]
-    info = {"settings": asdict(plan), "vocabulary": vocabulary.report, "losses": losses, "corpus": corpus.label}
-    return WordVectors(vocabulary.words[UNKNOWN + 1 :], np.asarray(model.wv.vectors[order], np.float32), info)
+def require_gensim() -> None:
+    """Do nothing where gensim is installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if importlib.util.find_spec("gensim") is None:
+        raise MissingExtraError("gensim", "words")
 
 
 def _model(plan: Settings, vocabulary: Vocabulary) -> Any:
     """gensim's model, its vocabulary ours."""
-    try:
-        from gensim.models import Word2Vec  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "gensim":
-            raise
-        raise MissingExtraError("gensim", "words") from None
-    model = Word2Vec(
+    require_gensim()
+    from lodesmith.encoders.word_vectors._gensim import SummedLoss
+
+    model = SummedLoss(
         vector_size=plan.dimension,
         window=plan.window,
         sg=int(plan.model == "skip_gram"),

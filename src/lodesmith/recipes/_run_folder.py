@@ -1,0 +1,77 @@
+"""The run directory of a training: whether one may begin or go on in it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lodesmith import __version__
+from lodesmith.core.errors import InputError, ResumeError
+from lodesmith.core.files import read_json
+from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
+
+__all__ = ["differences", "enter", "finished", "versions"]
+
+
+def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | str) -> tuple[Path, bool]:
+    """The run directory of a recipe, and whether a run was begun in it; nothing is written.
+
+    Args:
+        recipe: whose.
+        out: the folder; `runs/NAME-HASH` where None.
+        resume: True goes on with the run in it; `"auto"` does so where there is one.
+
+    Raises:
+        InputError: it holds a run and `resume` is off.
+        ResumeError: its run is of another recipe, or there is none to go on with.
+    """
+    out = out or Path("runs") / f"{recipe.name}-{recipe.fingerprint[:8]}"
+    begun = (out / "manifest.json").exists()
+    if ranks()[0]:
+        return out, begun  # the first process looks after the folder
+    if begun and not resume:
+        raise InputError("a run is here already", "go on with --resume, or choose another --out", path=out)
+    if begun:
+        _check_same(out, recipe)
+    elif resume is True:
+        raise ResumeError(
+            f"{out}: there is no run to resume", "leave --resume out, or give the run's folder with --out"
+        )
+    return out, begun
+
+
+def _check_same(out: Path, recipe: Recipe | WordVectorsRecipe) -> None:
+    begun = read_json(out / "manifest.json").get("recipe")
+    if begun != recipe.fingerprint:
+        saved = load_any(out / "recipe.yaml").model_dump(mode="json")
+        differing = differences(saved, recipe.model_dump(mode="json"))
+        raise ResumeError(
+            f"{out} was begun with another recipe: {differing}", "give the same settings, or another --out"
+        )
+
+
+def differences(a: Any, b: Any, place: str = "") -> str:
+    """The places where two JSON values differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        parts = [differences(a.get(k), b.get(k), f"{place}.{k}" if place else k) for k in keys if a.get(k) != b.get(k)]
+        return ", ".join(parts)
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        both = enumerate(zip(a, b, strict=True))
+        return ", ".join(differences(x, y, f"{place}.{i}") for i, (x, y) in both if x != y)
+    return f"{place} was {a!r}, is {b!r}"
+
+
+def finished(out: Path) -> bool:
+    """Whether a run directory holds a finished training."""
+    return (out / "manifest.json").exists() and "model_files" in read_json(out / "manifest.json")
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of lodesmith, Python and packages, as a manifest has them."""
+    own = {"lodesmith": __version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in packages}

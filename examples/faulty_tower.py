@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lodesmith.data.text_batches import pad
-from lodesmith.encoders._words import Vocabulary
-from lodesmith.encoders.rnn import Recurrent
+from lodesmith.encoders import Recurrent, Vocabulary
 
 if TYPE_CHECKING:
     from lodesmith.encoders._tower_folder import Part

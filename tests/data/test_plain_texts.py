@@ -79,7 +79,7 @@ def test_what_holds_no_text_is_refused(folder: Path, tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"no text was found in it, but 1 \.pdf\n?.*lode data import"):
         PlainTexts(folder / "e.pdf")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="but nothing"):
+    with pytest.raises(InputError, match="it is empty"):
         PlainTexts(tmp_path / "empty")
     (folder / "z.txt.gz").write_bytes(gzip.compress(b"text" * 100)[:-9])
     with pytest.raises(InputError, match=r"z\.txt\.gz: the compressed file is damaged"):

@@ -336,3 +336,12 @@ def test_saving_replaces_a_folder_as_a_whole(tmp_path: Path) -> None:
     assert not (folder / "1_Dense").exists()
     assert load_tower(folder).dimension == 8
     assert not list(folder.rglob("*.bin"))
+
+
+def test_learned_weights_begin_at_idf() -> None:
+    words = Vocabulary.build(["the cat", "the dog", "the old owl"], min_count=1)
+    tower = Bag(words, 4, weights="learned")
+    assert tower.log_weights is not None
+    np.testing.assert_allclose(tower.log_weights.detach().exp().numpy(), words.idf(), rtol=1e-6)
+    weight = dict(zip(words.words, tower.log_weights.tolist(), strict=True))
+    assert weight["the"] < 0 < weight["owl"]

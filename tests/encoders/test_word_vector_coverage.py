@@ -21,7 +21,7 @@ def test_the_rows_of_a_bag_are_word_vectors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.values, bag.embedding.weight.detach().numpy()[2:])
     (tmp_path / "run" / "recipe.yaml").write_text("name: x\n")
     assert read_word_vectors(tmp_path / "run", only={"cat"}).words == ("cat",)
-    with pytest.raises(InputError, match="none of the wanted words is among these 3"):
+    with pytest.raises(InputError, match="none of the wanted words is among its 3"):
         read_word_vectors(tmp_path / "run", only={"bee"})
     flip(tmp_path / "run" / "model" / "model.safetensors")
     with pytest.raises(IntegrityError, match="the manifest says"):

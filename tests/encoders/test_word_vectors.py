@@ -77,6 +77,9 @@ def test_only_the_wanted_words_are_kept(tmp_path: Path, kind: Format) -> None:
     assert dict(zip(found.words, found.values.tolist(), strict=True)) == {"dog": [4, 5], "cat": [0, 1]}
     assert read_word_vectors(path, only={"cat", "dog"}, fold=False).words == ("dog",)
     assert read_word_vectors(path, limit=2).words == ("Cat", "CAT")
+    folder = read_word_vectors(path).save(tmp_path / "folder")  # the same rules
+    assert read_word_vectors(folder, only={"cat", "dog", "bee"}).words == found.words
+    assert read_word_vectors(folder, only={"cat", "dog"}, fold=False).words == ("dog",)
     with pytest.raises(InputError, match="none of the wanted words is among its 5"):
         read_word_vectors(path, only={"bee"})
 
@@ -178,6 +181,7 @@ def test_a_folder_there_and_back(tmp_path: Path) -> None:
     assert (found.words, found.info) == (VECTORS.words, {"made": "by hand"})
     np.testing.assert_array_equal(found.values, VECTORS.values)
     assert read_word_vectors(folder, only={"cat"}).words == ("cat",)
+    assert read_word_vectors(folder, limit=2).words == VECTORS.words[:2]
     VECTORS.save(folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()

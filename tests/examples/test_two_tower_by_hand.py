@@ -101,9 +101,14 @@ def figures(recipe: str | Path, out: Path, monkeypatch: pytest.MonkeyPatch, **ov
     test = lode.Evaluation.load(out / "evaluations" / f"{RECIPE}.json").measures
     return {
         "losses": [event.total for event in happened if isinstance(event, events.Step)],
-        "validations": [event.measures for event in happened if isinstance(event, events.Validation)],
+        "validations": [measured(event) for event in happened if isinstance(event, events.Validation)],
         "test": {name: estimate.mean for name, estimate in test.items()},
     }
+
+
+def measured(event: events.Validation) -> dict[str, float]:
+    """What the script measures too: all but the loss on the validation pairs."""
+    return {name: value for name, value in event.measures.items() if name != "loss"}
 
 
 def check_same(hand: Path, run: Path, told: dict[str, Any]) -> None:

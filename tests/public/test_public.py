@@ -38,3 +38,10 @@ def test_command_starts_light() -> None:
         "import sys; import lodesmith.cli.main; print([m for m in ('torch', 'numba', 'bm25s') if m in sys.modules])"
     )
     assert loaded.strip() == "[]"
+
+
+def test_every_encoder_that_is_named_is_there() -> None:
+    from lodesmith import encoders
+
+    assert sorted(encoders.__all__) == sorted(encoders._HOMES)
+    assert all(getattr(encoders, name) is not None for name in encoders.__all__)

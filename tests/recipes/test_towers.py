@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -127,9 +129,8 @@ def test_forecast_and_settings_that_cannot_be(dataset: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="dimnsion"):
         plan("two_tower_bag", overrides(dataset, "two_tower_bag", **{"encoder.dimnsion": 3}), out=tmp_path / "x")
-    pooled = plan("two_tower_bag", overrides(dataset, "two_tower_bag", **{"stages.1.pool": 5}), out=tmp_path / "y")
-    with pytest.raises(ConfigError, match="pool"):
-        pooled.learner.batches(pooled.recipe.stages[1])
+    with pytest.raises(ConfigError, match=r"stages\.1\.pool"):
+        plan("two_tower_bag", overrides(dataset, "two_tower_bag", **{"stages.1.pool": 5}), out=tmp_path / "y")
 
 
 def test_metrics_say_the_terms_by_name(dataset: Path, tmp_path: Path) -> None:
@@ -137,6 +138,34 @@ def test_metrics_say_the_terms_by_name(dataset: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     terms = {name for line in lines for name in line["terms"]}
     assert terms == {"triplet", "active", "infonce"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigkill_in_the_second_epoch_and_resume_give_the_same_bits(ranks: int, dataset: Path, tmp_path: Path) -> None:
+    long = {"stages.0.epochs": 1, "stages.1.epochs": 8, "stages.1.batch_size": 8, "stages.1.checkpoint_every": 3}
+    settings = [f"{key}={value}" for key, value in overrides(dataset, "two_tower_bag", **long).items()]
+    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *launcher, "-m", "lodesmith.cli.main", "train", "two_tower_bag", *settings, "--out"]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, str(whole)], env=environment, capture_output=True, check=True, timeout=280)
+    process = subprocess.Popen([*command, str(killed)], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        metrics = killed / "metrics.jsonl"
+        while not (metrics.exists() and '"epoch": 2, "stage": "contrast"' in metrics.read_text()):
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        launched = psutil.Process(process.pid)
+        for own in [*launched.children(recursive=True), launched]:
+            own.kill()
+        process.wait()
+    assert not (killed / "model").exists()
+    subprocess.run([*command, str(killed), "--resume"], env=environment, capture_output=True, check=True, timeout=280)
+    one, two = weights(whole), weights(killed)
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.slow
@@ -153,6 +182,7 @@ def test_two_processes_train_as_one(dataset: Path, tmp_path: Path) -> None:
     for left, right in zip(map(json.loads, one), map(json.loads, two), strict=True):
         assert (left["event"], left["step"]) == (right["event"], right["step"])
         if left["event"] == "step":
-            assert right["total"] == pytest.approx(left["total"], abs=1e-4)
+            exact = 1e-5 if left["step"] <= 10 else 1e-4  # sums in another order drift apart from step to step
+            assert right["total"] == pytest.approx(left["total"], abs=exact)
     a, b = weights(tmp_path / "1"), weights(tmp_path / "2")
     assert all(np.allclose(a[name], b[name], atol=1e-3) for name in a)

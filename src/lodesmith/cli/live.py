@@ -114,7 +114,7 @@ def line_of(event: Event, state: State) -> str:
     """The event as one line of text; empty for what needs none."""
     match event:
         case events.Validation():
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in event.measures.items())
+            shown = _measured(event.measures)
             begun = state.step is not None and state.step.stage == event.stage
             loss = f"loss {state.step.total:.4f}  " if begun and state.step is not None else ""
             when = f"epoch {event.epoch}" if begun or event.step else "before training"
@@ -124,6 +124,12 @@ def line_of(event: Event, state: State) -> str:
         case events.Resumed():
             return f"resumed from step {event.step} of stage {event.stage}"
     return ""
+
+
+def _measured(measures: Mapping[str, float]) -> str:
+    """Measures of a validation; its loss is told from that of training."""
+    names = {"loss": "validation loss"}
+    return "  ".join(f"{names.get(name, name)} {value:.4f}" for name, value in measures.items())
 
 
 def step_line(step: events.Step, state: State) -> str:
@@ -267,10 +273,9 @@ class _Screen:
         yield "gradient", _by_group(step.grad_norm)
         best = self.state.best
         if self.state.measures:
-            yield "now", "  ".join(f"{name} {value:.4f}" for name, value in self.state.measures.items())
+            yield "now", _measured(self.state.measures)
         if best is not None:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in best.measures.items())
-            yield "best", f"{shown}  (epoch {best.epoch}, step {best.step:,})"
+            yield "best", f"{_measured(best.measures)}  (epoch {best.epoch}, step {best.step:,})"
 
 
 def _share(step: events.Step) -> str:

@@ -74,9 +74,10 @@ def _run(arguments: list[str], debug: bool) -> int:
         say(f"error: {error}\n{'free the disk' if full else 'check the path'}, or choose another folder")
         return 2
     except Exception as error:
-        if (code := _usage(error)) is not None:
-            return code
-        raise
+        code = _usage(error) or (None if debug else _out_of_memory(error))
+        if code is None:
+            raise
+        return code
 
 
 def _escape_what_the_terminal_cannot_show() -> None:
@@ -84,6 +85,19 @@ def _escape_what_the_terminal_cannot_show() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+_SMALLER = "lower dimension, batch_size or the like, or run it where there is more (lode train … --dry-run forecasts)"
+
+
+def _out_of_memory(error: Exception) -> int | None:
+    """Say that memory ran out: Python's and numpy's error, or torch's, which has a type for a GPU's memory alone."""
+    told = str(error).partition("\n")[0] or "none was left"
+    of_torch = isinstance(error, RuntimeError) and ("can't allocate memory" in told or "out of memory" in told)
+    if not of_torch and not isinstance(error, MemoryError):
+        return None
+    say(f"error: not enough memory: {told}\n{_SMALLER}")
+    return 2
 
 
 def _usage(error: Exception) -> int | None:

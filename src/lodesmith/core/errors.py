@@ -35,6 +35,10 @@ class InputError(LodesmithError):
         self.line = line
 
 
+class NotFiniteError(InputError):
+    """Vectors have NaN or infinity: the model that gave them is damaged, or its training has diverged."""
+
+
 class ConfigError(LodesmithError):
     """A recipe, an override or a component's name is wrong."""
 

@@ -170,6 +170,18 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"not usable JSON: {error}", path=path) from None
 
 
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object, as every manifest does.
+
+    Raises:
+        InputError: as `read_json`, or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError("holds no JSON object", "it is damaged: restore a copy, or make it again", path=path)
+    return value
+
+
 def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
@@ -185,12 +197,14 @@ def sha256_folder(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
 
 
-def verify_files(folder: Path, digests: dict[str, str]) -> None:
+def verify_files(folder: Path, digests: Any) -> None:
     """Compare the files of a folder with the digests of its manifest.
 
     Raises:
-        IntegrityError: a file is missing or differs.
+        IntegrityError: a file is missing or differs, or the manifest has no digests.
     """
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+        raise IntegrityError(f"{folder}: the manifest is damaged", "build it again, or restore a copy")
     for name, expected in digests.items():
         file = folder / name
         if not file.is_file():

@@ -55,8 +55,9 @@ class PlainTexts:
         if not self.path.exists():
             raise InputError("no such file or folder", "data=PATH takes datasets and texts", path=self.path)
         if not self.files:
-            found = ", ".join(f"{count} {suffix}" for suffix, count in self.skipped.items()) or "nothing"
-            raise InputError(f"no text was found in it, but {found}", _IMPORT, path=self.path)
+            found = ", ".join(f"{count} {suffix}" for suffix, count in self.skipped.items())
+            told = f"no text was found in it, but {found}" if found else "it is empty"
+            raise InputError(told, _IMPORT, path=self.path)
 
     @cached_property
     def files(self) -> dict[str, Path]:

@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lodesmith.encoders._pair import TowerPair, load_tower
+    from lodesmith.encoders._words import Vocabulary
+    from lodesmith.encoders.bag import Bag
+    from lodesmith.encoders.corpus import VectorCache, encode_to
+    from lodesmith.encoders.projected import IsotropicGaussianEncoder, ProjectionLayer
+    from lodesmith.encoders.rnn import Recurrent
+    from lodesmith.encoders.transformer import Passages, TransformerEncoder, load_encoder
+    from lodesmith.encoders.word_vectors import (
+        WordVectors,
+        read_word_vectors,
+        train_word_vectors,
+        write_word_vectors,
+    )
 
 _HOMES = {
     "Bag": "bag",
@@ -24,7 +39,24 @@ _HOMES = {
     "write_word_vectors": "word_vectors",
 }
 
-__all__ = list(_HOMES)
+__all__ = [
+    "Bag",
+    "IsotropicGaussianEncoder",
+    "Passages",
+    "ProjectionLayer",
+    "Recurrent",
+    "TowerPair",
+    "TransformerEncoder",
+    "VectorCache",
+    "Vocabulary",
+    "WordVectors",
+    "encode_to",
+    "load_encoder",
+    "load_tower",
+    "read_word_vectors",
+    "train_word_vectors",
+    "write_word_vectors",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,14 +11,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.vectors import Vectors
@@ -28,9 +28,6 @@ from lodesmith.encoders._reading import clean
 from lodesmith.encoders._words import PAD, UNKNOWN, Tokenised, Vocabulary, WordTokenizer
 from lodesmith.encoders.transformer import TransformerEncoder
 from lodesmith.encoders.word_vectors import WordVectors, coverage, read_word_vectors
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Init", "Remembered", "Tower", "check_metric", "digest_of", "encode", "first_rows", "packed_of", "unpack"]
 
@@ -224,7 +221,7 @@ def encode(tower: Tower, texts: Sequence[str], side: Side, ids: Sequence[str] | 
     finally:
         tower.train(training)
     if not np.isfinite(values).all():
-        raise InputError("the tower gave vectors with NaN or infinity", "its weights are damaged: train again")
+        raise NotFiniteError("the tower gave vectors with NaN or infinity", "its weights are damaged: train again")
     return Vectors(values, np.arange(len(texts) + 1, dtype=np.int64), names, _info(tower, made, names, side))
 
 

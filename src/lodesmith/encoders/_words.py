@@ -174,7 +174,7 @@ class Vocabulary:
         """Write vocabulary.safetensors beside a tokenizer.json that has the words."""
         from safetensors.numpy import save_file
 
-        seen = {key: str(number) for key, number in self.seen.items()}
+        seen = {"seen": json.dumps(self.seen, sort_keys=True)}  # one key: several are written in any order
         save_file({"counts": self.counts, "documents": self.documents}, folder / "vocabulary.safetensors", seen)
 
     @classmethod
@@ -190,7 +190,9 @@ class Vocabulary:
             model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
             words = tuple(sorted(model["vocab"], key=model["vocab"].__getitem__))
             with safe_open(folder / "vocabulary.safetensors", "np") as file:
-                seen = {key: int(number) for key, number in (file.metadata() or {}).items() if key != "format"}
+                told = file.metadata() or {}
+                told = json.loads(told["seen"]) if "seen" in told else told
+                seen = {key: int(number) for key, number in told.items() if key != "format"}
                 made = cls(words, file.get_tensor("counts"), file.get_tensor("documents"), seen)
             if words[:2] != SPECIAL or not len(words) == len(made.counts) == len(made.documents):
                 raise ValueError(f"{len(words)} words and {len(made.counts)} counts do not fit")

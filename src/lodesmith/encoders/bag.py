@@ -43,7 +43,8 @@ class Bag(Tower):
     Args:
         vocabulary: of the words.
         dimension: d of the word vectors.
-        weights: `uniform`, w = 1; `idf`, fixed, see `Vocabulary.idf`; `learned`, w = exp(log_weights), at first 1.
+        weights: `uniform`, w = 1; `idf`, fixed, see `Vocabulary.idf`; `learned`, w = exp(log_weights), at first as
+            `idf`, which serves words that training never meets.
         projection: dimension of the result, by a linear layer without bias on top; None for the mean itself.
         dropout: share of the words that is left out while training, others at random in each step.
         max_length: words of a text that are read; None for all.
@@ -81,9 +82,10 @@ class Bag(Tower):
         self.metric = check_metric(metric)
         rows = first_rows(vocabulary, dimension, init, scale)
         self.embedding = nn.Embedding(rows.shape[0], rows.shape[1], padding_idx=PAD, _weight=rows)
-        self.log_weights = nn.Parameter(torch.zeros(len(vocabulary))) if weights == "learned" else None
+        idf = torch.from_numpy(vocabulary.idf())
+        self.log_weights = nn.Parameter(idf.log()) if weights == "learned" else None
         self.term_weights: Tensor
-        self.register_buffer("term_weights", torch.from_numpy(vocabulary.idf()) if weights == "idf" else None)
+        self.register_buffer("term_weights", idf if weights == "idf" else None)
         self.projection = None if projection is None else nn.Linear(dimension, projection, bias=False)
 
     @property

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.vectors import Vectors
@@ -252,4 +252,4 @@ def _metric(model: Any) -> Metric:
 
 def _finite(values: NDArray[np.float32], name: str) -> None:
     if not np.isfinite(values).all():
-        raise InputError(f"{name} gave vectors with NaN or infinity", "the weights are damaged, or try float32")
+        raise NotFiniteError(f"{name} gave vectors with NaN or infinity", "the weights are damaged, or try float32")

@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError, InputError, IntegrityError
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, NotFiniteError
 from lodesmith.core.files import read_json, write_json
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric
@@ -264,7 +264,7 @@ def _largest(vectors: Vectors, noun: str) -> float:
         if not np.isfinite(top):
             row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
             owner = int(np.searchsorted(vectors.offsets, row, side="right")) - 1
-            raise InputError(
+            raise NotFiniteError(
                 f"the {noun} {vectors.ids[owner]!r} has a vector with NaN or infinite values", "encode it again"
             )
         largest = max(largest, top)

@@ -78,6 +78,11 @@ class Triplet(nn.Module):
         self._compare = Comparison(similarity, known, gather)
 
     @property
+    def needs_mined(self) -> bool:
+        """Whether a batch without mined negatives teaches it nothing."""
+        return self.negatives == "mined"
+
+    @property
     def evidence(self) -> Mapping[str, torch.Tensor]:
         """What the last training batch says beside its loss: `spread`, `rank`, `tied`."""
         return {} if self._sample is None else self._sample.evidence()

@@ -10,11 +10,14 @@ from typing import Any
 
 from lodesmith import __version__
 from lodesmith.core.errors import InputError, ResumeError
-from lodesmith.core.files import read_json
+from lodesmith.core.files import read_object
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
-__all__ = ["differences", "enter", "finished", "versions"]
+__all__ = ["UNTRAINED", "differences", "enter", "finished", "versions"]
+
+UNTRAINED = "untrained"
+"""The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
 
 
 def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | str) -> tuple[Path, bool]:
@@ -45,7 +48,7 @@ def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | s
 
 
 def _check_same(out: Path, recipe: Recipe | WordVectorsRecipe) -> None:
-    begun = read_json(out / "manifest.json").get("recipe")
+    begun = read_object(out / "manifest.json").get("recipe")
     if begun != recipe.fingerprint:
         saved = load_any(out / "recipe.yaml").model_dump(mode="json")
         differing = differences(saved, recipe.model_dump(mode="json"))
@@ -68,7 +71,7 @@ def differences(a: Any, b: Any, place: str = "") -> str:
 
 def finished(out: Path) -> bool:
     """Whether a run directory holds a finished training."""
-    return (out / "manifest.json").exists() and "model_files" in read_json(out / "manifest.json")
+    return (out / "manifest.json").exists() and "model_files" in read_object(out / "manifest.json")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import read_json
+from lodesmith.core.files import read_object
 from lodesmith.training.diagnosis import Diagnosis, Problem, diagnose
 from lodesmith.training.metrics import read_lenient
 
@@ -213,7 +213,7 @@ def examine_model(name: str) -> ModelReport:
 
     path, digests = Path(name), None
     if (path / "recipe.yaml").is_file():
-        digests = read_json(path / "manifest.json").get("model_files") if (path / "manifest.json").is_file() else None
+        digests = read_object(path / "manifest.json").get("model_files") if (path / "manifest.json").is_file() else None
         path = path / "model"
     if not path.is_dir():
         from lodesmith.encoders._loading import find_model

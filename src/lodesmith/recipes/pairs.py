@@ -14,7 +14,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.tables import Judgements
 from lodesmith.recipes.recipe import Recipe
 
-__all__ = ["Pairs", "make_pairs", "mined"]
+__all__ = ["Pairs", "make_pairs", "mined", "validation_pairs"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ def make_pairs(dataset: Dataset, recipe: Recipe) -> Pairs:
         raise InputError(f"{dataset.name}: the split {recipe.data.train!r} has no usable pair", "`lode data check DIR`")
     known = np.asarray(pairs, np.int64)
     return Pairs(_limited(known, recipe), known, texts, validation)
+
+
+def validation_pairs(dataset: Dataset, judgements: Judgements) -> NDArray[np.int64]:
+    """The positives of judgements: int64 [p, 2] of (place of the query among them, document row)."""
+    rows = _document_rows(dataset)
+    found = [
+        (number, rows[document])
+        for number, documents in enumerate(judgements.values())
+        for document, grade in documents.items()
+        if grade > 0 and document in rows
+    ]
+    return np.asarray(found, np.int64).reshape(-1, 2)
 
 
 def mined(

@@ -5,7 +5,8 @@ Everything resolves here, before anything heavy loads: names, types, components 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -136,14 +137,16 @@ class WordVectorsPlan(Section):
     """How word vectors are trained."""
 
     model: Literal["skip_gram", "cbow"] = "skip_gram"
-    dimension: int = Field(128, ge=1)
-    window: int = Field(5, ge=1, description="words on each side, at most")
+    dimension: int = Field(128, ge=1, le=16_384)
+    window: int = Field(5, ge=1, le=10_000, description="words on each side, at most")
     epochs: int = Field(5, ge=1)
-    negatives: int = Field(5, ge=1, description="noise words for each true one")
-    subsample: float = Field(1e-3, ge=0, description="share of the tokens above which a word is left out at times")
+    negatives: int = Field(5, ge=1, le=1000, description="noise words for each true one")
+    subsample: float = Field(
+        1e-3, ge=0, le=1, description="share of the tokens above which a word is at times left out"
+    )
     min_count: int = Field(2, ge=1, description="rarer words are left out")
     max_size: int | None = Field(200_000, ge=3, description="the most frequent stay; null for no limit")
-    workers: int = Field(1, ge=1, description="threads; more than one is faster, and no two runs are the same")
+    workers: int = Field(1, ge=1, le=256, description="threads; more than one is faster, and no two runs are the same")
 
 
 class WordVectorsRecipe(Section):
@@ -196,9 +199,22 @@ def load_any(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     for key, value in _pairs(overrides):
         _set(tree, kind.short.get(key, key), value)
     try:
-        return kind.model_validate(tree)
+        found = kind.model_validate(tree)
     except ValidationError as error:
         raise _explained(error, kind) from None
+    for place, value in _numbers(found.model_dump()):
+        if not math.isfinite(value):
+            raise ConfigError(f"{place} is {value}", "give a finite number")
+    return found
+
+
+def _numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of resolved settings, with its dotted place."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(item, f"{place}.{key}" if place else str(key))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lodesmith.core.files import write_text
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
+from lodesmith.recipes._run_folder import UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.systems import Resolver, renamed
@@ -29,8 +30,8 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     if split not in dataset.judgements:
         return []
     resolver = Resolver(dataset)
-    from_scratch = (out / "untrained").is_dir()
-    before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / "untrained")
+    from_scratch = (out / UNTRAINED).is_dir()
+    before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / UNTRAINED)
     base = Path(before).name
     spellings = {"random": "random", "bm25": "bm25", base: before, recipe.name: str(out)}
     results = []

@@ -24,6 +24,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.results import Evaluation
 from lodesmith.recipes import train
+from lodesmith.recipes._run_folder import UNTRAINED, finished
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.steps import Steps
@@ -146,7 +147,7 @@ class Run:
     @property
     def state(self) -> str:
         """finished, begun or new."""
-        if train.finished(self.training.out):
+        if finished(self.training.out):
             return "finished"
         return "begun" if (self.training.out / "manifest.json").exists() else "new"
 
@@ -327,14 +328,14 @@ class Sweep:
 
     def _drawn(self, run: Run, steps: Steps) -> Evaluation:
         file = run.training.out / "untrained.json"
-        folder, manifest = run.training.out / train.UNTRAINED, {"model_files": run.training.recipe.fingerprint}
+        folder, manifest = run.training.out / UNTRAINED, {"model_files": run.training.recipe.fingerprint}
         self._measure(str(folder), f"untrained {run.setting.name}, seed {run.seed}", file, steps, manifest)
         return Evaluation.load(file)
 
 
 def _untrained(run: Run) -> bool:
     """Whether the run kept its model as it was drawn: it was trained from scratch."""
-    return (run.training.out / train.UNTRAINED).is_dir()
+    return (run.training.out / UNTRAINED).is_dir()
 
 
 class _Steps(Steps):

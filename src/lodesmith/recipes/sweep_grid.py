@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SAME = {
 }
 """Settings that a sweep may not vary, and why."""
 _FAMILIES = {"encoder": "encoders", "document_encoder": "encoders", "objective": "objectives"}
+MOST = 1000
+"""Runs of a sweep: what is beyond is a slip of the hand, and would be planned for minutes."""
 _LONGEST = 100
 """Characters of a folder's name; what is longer ends in a hash."""
 
@@ -231,6 +234,9 @@ def grid(sources: Sequence[str], overrides: Sequence[str], sweeps: Sequence[str]
     varied = [axis for axis in axes if axis.key != SEED]
     if len(set(sources)) < len(sources):
         raise ConfigError(f"a recipe comes twice in {','.join(sources)}", "name each recipe once")
+    count = len(sources) * prod(len(axis.values) for axis in axes)
+    if count > MOST:
+        raise ConfigError(f"these are {count:,} runs; a sweep has at most {MOST:,}", "leave values or keys out")
     names = _source_labels(sources)
     drafts = [_draft(source, plain, varied, combination) for source in sources for combination in _product(varied)]
     labels = {axis.key: _labels([draft.values[axis.key] for draft in drafts]) for axis in varied}
@@ -259,6 +265,7 @@ def _product(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
 def _draft(source: str, plain: Sequence[str], axes: Sequence[Axis], values: Mapping[str, str]) -> _Draft:
     bare = load(source, plain)
     at = {axis.key: places(axis.key, bare) for axis in axes}
+    _check_apart(at, plain)
     swept = [f"{place}={values[key]}" for key, found in at.items() for place in found]
     try:
         recipe = load(source, [*plain, *swept])
@@ -266,6 +273,16 @@ def _draft(source: str, plain: Sequence[str], axes: Sequence[Axis], values: Mapp
         told = ", ".join(f"{key}={value}" for key, value in values.items())
         raise ConfigError(f"with {told}: {error.what}", error.do) from None
     return _Draft(source, recipe, (*plain, *swept), {key: _value_at(recipe, found[0]) for key, found in at.items()})
+
+
+def _check_apart(at: Mapping[str, Sequence[str]], plain: Sequence[str]) -> None:
+    """Refuse a place that two keys vary, or that an override holds fast: one of them would count for nothing."""
+    taken = {Recipe.short.get(key, key): f"{key}=…" for key in (text.partition("=")[0] for text in plain)}
+    for key, found in at.items():
+        for place in found:
+            if place in taken:
+                raise ConfigError(f"{place} is set by {taken[place]} and by --sweep {key}=…", "leave one of them out")
+            taken[place] = f"--sweep {key}=…"
 
 
 def _setting(draft: _Draft, names: Mapping[str, str], labels: Mapping[str, str], seeds: Sequence[str]) -> Setting:

@@ -18,6 +18,7 @@ from lodesmith.core.results import Comparison, Estimate, Evaluation
 from lodesmith.evaluation.measures import parse
 from lodesmith.evaluation.significance import bootstrap_means, interval
 from lodesmith.recipes.sweep_grid import Setting
+from lodesmith.recipes.validating import LOSS
 from lodesmith.reports.tables import Cell
 from lodesmith.reports.text import NONE, probability, signed, value
 
@@ -280,8 +281,11 @@ def table(results: Sequence[Result], baselines: Sequence[Evaluation], comparison
 
 
 def _further(results: Sequence[Result]) -> list[str]:
-    """Validation measures that are not of retrieval, such as those of the vectors' geometry."""
-    return [name for name in dict.fromkeys(n for r in results for n in r.validation) if not _retrieval(name)]
+    """Validation measures that are not of retrieval, such as those of the vectors' geometry. Losses are left out: those
+    of different objectives, margins or temperatures cannot be compared.
+    """
+    names = dict.fromkeys(name for result in results for name in result.validation)
+    return [name for name in names if name != LOSS and not _retrieval(name)]
 
 
 def _retrieval(name: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import read_json, sha256_file
+from lodesmith.core.files import read_object, sha256_file
 from lodesmith.core.protocols import Encoder, Retriever
 from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
@@ -186,9 +186,9 @@ def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Docum
 
     items = ((key, document.content) for key, document in documents.items())
     run = Path(model)
-    if (run / "recipe.yaml").is_file() and "base" in read_json(run / "manifest.json"):
+    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json"):
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
-        if base.fingerprint == read_json(run / "manifest.json").get("base"):
+        if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
     return VectorCache().vectors(encoder, items, "document")
 
@@ -196,7 +196,7 @@ def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Docum
 def _is_index(path: Path) -> bool:
     if (path / "system.json").is_file():
         return True
-    return (path / "manifest.json").is_file() and "generation" in read_json(path / "manifest.json")
+    return (path / "manifest.json").is_file() and "generation" in read_object(path / "manifest.json")
 
 
 def fused(parts: list[System], name: str) -> System:
@@ -253,7 +253,7 @@ def _check_weights(run: Path) -> None:
     """Refuse weights that training did not write."""
     from lodesmith.core.files import verify_files
 
-    files = read_json(run / "manifest.json").get("model_files")
+    files = read_object(run / "manifest.json").get("model_files")
     if files is None:
         raise InputError("this run is not finished", "finish it: lode train … --resume", path=run)
     verify_files(run / "model", files)

@@ -16,13 +16,14 @@ from lodesmith.core.events import Done, Event
 from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
-from lodesmith.evaluation.measures import parse, score
-from lodesmith.recipes._run_folder import enter, finished, versions
+from lodesmith.evaluation.measures import parse
+from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, versions
 from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, make_pairs
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import report
+from lodesmith.recipes.validating import Validating
 from lodesmith.recipes.word_vectors import WordVectorsTraining
 from lodesmith.recipes.word_vectors import plan as plan_word_vectors
 from lodesmith.training import tracking
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from lodesmith.training import Stage
 
 __all__ = ["Training", "finished", "forecast", "plan"]
-
-UNTRAINED = "untrained"
-"""The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
-VALIDATION = ("nDCG@10", "RR@10", "R@1", "R@5", "R@10", "R@100")
 
 
 def plan(
@@ -77,13 +74,30 @@ def _check_components(recipe: Recipe) -> None:
     tracking.check(recipe.tracking)
     _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
     if recipe.document_encoder is not None:
+        _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
         parse(stage.monitor)
+        if stage.pool and _from_tokens(recipe.encoder):
+            raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
     if recipe.encoder.settings.get("freeze_base", True) is not True:
         raise ConfigError("encoder.freeze_base: only a frozen base can be trained over so far", "set it to true")
+
+
+def _from_tokens(component: Component) -> bool:
+    return getattr(find("encoders", component.use), "trained_on", "vectors") == "tokens"
+
+
+def _check_pair(query: Component, document: Component) -> None:
+    """Separate towers: both have to be trained from token ids."""
+    for component in (query, document):
+        if not _from_tokens(component):
+            raise ConfigError(
+                f"document_encoder: {component.use!r} has no tower of its own for each side",
+                "choose bag or rnn for both sides, or leave document_encoder out",
+            )
 
 
 def _check_component(family: str, component: Component, label: str, supplied: tuple[str, ...]) -> None:
@@ -177,7 +191,7 @@ class Training:
     def _run(self) -> Iterator[Event]:
         from lodesmith.training import fit, record
         from lodesmith.training.engine import TorchEngine
-        from lodesmith.training.health import heed
+        from lodesmith.training.health import heed, probed
 
         happenings = fit(
             [self._stage(stage) for stage in self.recipe.stages],
@@ -190,6 +204,8 @@ class Training:
                 **self.learner.identity(),
             },
         )
+        for probe in self.learner.probes():
+            happenings = probed(happenings, *probe)
         heeded = heed(happenings, self.recipe.stop_on)
         if ranks()[0]:
             yield from heeded
@@ -227,7 +243,9 @@ class Training:
         objective = find("objectives", stage.objective.use)(
             **self.learner.encoders(), known=known, **stage.objective.settings
         )
-        validate = self._validation() if self.pairs.validation else None
+        validate = None
+        if self.pairs.validation:
+            validate = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
         return Stage(
             name=stage.name,
             objective=objective,
@@ -240,21 +258,6 @@ class Training:
             patience=stage.patience if validate else None,
             checkpoint_every=stage.checkpoint_every,
         )
-
-    def _validation(self) -> Any:
-        """Measures over every document, by exact search with the weights as they are."""
-        judgements = self.pairs.validation
-        texts = {key: self.dataset.queries[key].content for key in judgements}
-        measures = [parse(name) for name in dict.fromkeys([*VALIDATION, *(s.monitor for s in self.recipe.stages)])]
-        drop = self.dataset.drop_same_id
-
-        def validate() -> Mapping[str, float]:
-            index = find("indexes", "flat")(metric=self.learner.metric)
-            index.add(self.learner.documents())
-            run = index.search(self.learner.queries(texts), 100 + drop)
-            return score(run, judgements, measures, drop_same_id=drop).means
-
-        return validate
 
 
 def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lodesmith.core.events import Checkpoint, Done, Event, Resumed, Step
 from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.records import Dataset
-from lodesmith.recipes._run_folder import enter, finished, versions
+from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, versions
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import WordVectorsRecipe
 from lodesmith.recipes.run_report import report
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["WordVectorsTraining", "plan"]
 
 STAGE = "word_vectors"
-UNTRAINED = "untrained"
-"""The folder of a run that keeps the mean of random word vectors: a baseline."""
 SAMPLE = 2_000
 """Texts that a forecast is timed on."""
 

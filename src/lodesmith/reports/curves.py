@@ -64,7 +64,7 @@ def curve_plot(lines: Mapping[str, Line], *, measure: str, width: int = 640) -> 
     heights = {name: line.mean[-1][1] if line.mean else None for name, line in lines.items()}
     frame = _Frame.of([y for _, y in points], heights, width)
     last = max(x for x, _ in points) or 1.0
-    at = _scale(0.0, last, frame.left, frame.right - 6)
+    at = svg.scale(0.0, last, frame.left, frame.right - 6)
     parts = [*frame.axis(f"{measure} on the validation queries"), *_epochs(last, at, frame)]
     for name, line in lines.items():
         seeds = [_trace(own, at, frame.up, styles[name], width=1, opacity=0.55) for own in line.seeds if len(own) > 1]
@@ -223,7 +223,7 @@ class _Frame:
         if not wide:
             labels = {name: (8.0, bottom + 56 + _PITCH * i) for i, name in enumerate(order)}
         else:
-            up = _scale(*span, bottom, cls.TOP)
+            up = svg.scale(*span, bottom, cls.TOP)
             wanted = [bottom if (h := heights[name]) is None else up(h) for name in order]
             labels = {n: (right + 8, y) for n, y in zip(order, _spread(wanted, cls.TOP, bottom), strict=True)}
         return cls(44.0, right, bottom, end, span, labels, width)
@@ -236,7 +236,7 @@ class _Frame:
     @property
     def up(self) -> Callable[[float], float]:
         """Value → height in the drawing."""
-        return _scale(*self.span, self.bottom, self.TOP)
+        return svg.scale(*self.span, self.bottom, self.TOP)
 
     def axis(self, title: str) -> list[str]:
         """Grid lines with their figures, and what they measure."""
@@ -295,7 +295,3 @@ def _stroke(points: Sequence[Point], colour: str, width: float, dashes: str = ""
 
 def _dot(x: float, y: float, radius: float, style: _Style) -> str:
     return f"<circle{svg.attributes(cx=float(x), cy=float(y), r=float(radius), fill=style.colour)}/>"
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda number: start + (number - low) / (high - low) * (end - start)

@@ -27,8 +27,8 @@ def spectrum_plot(singular: Sequence[float], *, width: int = 640) -> str:
     count, bottom = len(singular), 250.0
     shares = [max(share * count, _LOWEST) for share in singular]
     low, high = min([0.5, *shares]), max([2.0, *shares]) * 1.1
-    across = _scale(1, max(count, 2), _LEFT, width - 10.0)
-    log_up = _scale(math.log10(low), math.log10(high), bottom, _TOP)
+    across = svg.scale(1, max(count, 2), _LEFT, width - 10.0)
+    log_up = svg.scale(math.log10(low), math.log10(high), bottom, _TOP)
     parts = _x_axis([1, *(t for t in svg.ticks(2, count, 6) if t > count / 20)], across, bottom, lambda x: f"{x:,.0f}")
     for tick in svg.log_ticks(low, high):
         parts += _y_line(log_up(math.log10(tick)), f"{tick:g}", width, "base" if tick == 1 else "grid")
@@ -53,7 +53,7 @@ def cosine_plot(random: Sequence[float], positive: Sequence[float] = (), *, widt
     low, high = min(used, default=0) / bins * 2 - 1, (max(used, default=bins - 1) + 1) / bins * 2 - 1
     low, high = max(-1.0, min(low, 0.0) - 0.03), min(1.0, max(high, 0.0) + 0.03)
     tallest = max([*random, *positive])
-    across, up = _scale(low, high, _LEFT, width - 10.0), _scale(0, tallest * 1.06 or 1.0, bottom, _TOP)
+    across, up = svg.scale(low, high, _LEFT, width - 10.0), svg.scale(0, tallest * 1.06 or 1.0, bottom, _TOP)
     parts = _x_axis(svg.ticks(low, high, 8), across, bottom, _plain)
     for tick in svg.ticks(0, tallest, 5):
         parts += _y_line(up(tick), f"{tick * 100:.3g} %", width, "grid" if tick else "base")
@@ -140,7 +140,3 @@ def _y_line(y: float, text: str, width: int, class_: str) -> list[str]:
 
 def _plain(number: float) -> str:
     return f"{number:.3g}".replace("-", "−")
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    return lambda number: start + (number - low) / (high - low) * (end - start)

@@ -50,7 +50,7 @@ def interval_plot(
     pitch, top = (30, 8) if wide else (46, 4)
     bottom = top + pitch * len(names)
     low, high = _span([e.low for e in estimates.values()], [e.high for e in estimates.values()])
-    at = _scale(low, high, left, right)
+    at = svg.scale(low, high, left, right)
     # Where names stand above their intervals, the lines leave the text out.
     spans = [(top, bottom)] if wide else [(top + pitch * row + 22, top + pitch * row + 40) for row in range(len(names))]
     parts = _x_axis(svg.ticks(low, high, 7 if wide else 6), at, spans, bottom, _tick)
@@ -105,8 +105,8 @@ def quality_latency_plot(
     room = min(max(svg.text_width(one_line(name), bold=name == lead) for name in points) + 16, (right - left) * 0.36)
     fast, slow = _log_span([milliseconds for milliseconds, _ in points.values()], room / (right - left))
     low, high = _span([e.low for _, e in points.values()], [e.high for _, e in points.values()])
-    log_at = _scale(math.log10(fast), math.log10(slow), left, right)
-    up = _scale(low, high, bottom, top + 24)
+    log_at = svg.scale(math.log10(fast), math.log10(slow), left, right)
+    up = svg.scale(low, high, bottom, top + 24)
     marks = [mark for mark in svg.log_ticks(fast, slow) if log_at(math.log10(mark)) <= right - 14]
     parts = _x_axis(marks, lambda x: log_at(math.log10(x)), [(top, bottom)], bottom, _plain_number)
     for tick in svg.ticks(low, high, 6):
@@ -189,7 +189,7 @@ def difference_plot(differences: Sequence[float], *, a: str, b: str, measure: st
     bottom = top + (180.0 if width < WIDE else 220.0)
     low, high = min([0.0, *bars]), max([0.0, *bars])
     low, high = (low - 0.02, high + 0.02) if high > low else (-1.0, 1.0)
-    up = _scale(low, high, bottom, top)
+    up = svg.scale(low, high, bottom, top)
     parts = []
     for tick in svg.ticks(low, high, 6):
         parts.append(svg.line(left, up(tick), right, up(tick), "grid" if tick else "base"))
@@ -279,7 +279,3 @@ def _log_span(times: Sequence[float], room: float) -> tuple[float, float]:
     """From a little below the least to so far above the greatest that `room`, a share of the axis, stays free there."""
     low = min(times) / max((max(times) / min(times)) ** 0.08, 1.6)
     return low, low * (max(times) / low) ** (1 / (1 - room))
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    return lambda number: start + (number - low) / (high - low) * (end - start)

@@ -100,7 +100,7 @@ def _cell(cell: Cell) -> Markup:
     return tag("td", before, figure, after, tag("small", cell.detail) if cell.detail else "")
 
 
-def _drawn(plots: Sequence[str]) -> Markup:
+def fitting(plots: Sequence[str]) -> Markup:
     """One plot for each of `WIDTHS`; the style sheet shows the one that fits."""
     return join(tag("div", Markup(plot), class_=name) for (name, _), plot in zip(WIDTHS, plots, strict=True) if plot)
 
@@ -114,7 +114,7 @@ def interval_section(story: Story) -> Markup:
         if not estimates:
             continue
         reference = story.comparison.baseline
-        drawn = _drawn(
+        drawn = fitting(
             [
                 interval_plot(estimates, measure=story.measure, lead=story.lead, reference=reference, width=width)
                 for _, width in WIDTHS
@@ -146,7 +146,7 @@ def latency_section(story: Story) -> Markup:
             quality_latency_plot(points, measure=story.measure, lead=story.lead, width=width) for _, width in WIDTHS
         ]
         if any(plots):
-            figures.append(tag("figure", _dataset_caption(dataset, story), _drawn(plots)))
+            figures.append(tag("figure", _dataset_caption(dataset, story), fitting(plots)))
     lead = f"{story.measure} with its interval against the median time of a query. Higher and further left is better."
     return section("latency", "What does quality cost?", lead, *figures)
 
@@ -193,7 +193,7 @@ def _difference_figure(story: Story, dataset: str, a: str, b: str) -> Markup:
     where = f" · {isolated(dataset)}" if len(story.blocks) > 1 else ""
     pair = find_pair(story.comparison, a, b, dataset)
     caption = tag("figcaption", f"{isolated(a)} minus {isolated(b)}{where}", tag("small", _verdict(pair)))
-    return tag("figure", caption, _drawn(plots), data_dataset=dataset, data_a=a, data_b=b)
+    return tag("figure", caption, fitting(plots), data_dataset=dataset, data_a=a, data_b=b)
 
 
 def _verdict(pair: Pair | None) -> str:

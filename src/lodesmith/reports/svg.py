@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lodesmith.core.hashing import text_key
 from lodesmith.reports.text import isolated, one_line
@@ -53,6 +53,11 @@ def attributes(**values: object) -> str:
         shown = f"{item:.1f}".removesuffix(".0") if isinstance(item, float) else str(item)
         parts.append(f' {name.rstrip("_").replace("_", "-")}="{escape(shown)}"')
     return "".join(parts)
+
+
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """The place of a number between `start` (that of `low`) and `end` (that of `high`), in user units."""
+    return lambda number: start + (number - low) / (high - low) * (end - start)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:

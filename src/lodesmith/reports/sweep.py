@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from lodesmith.core.errors import InputError
 from lodesmith.reports.curves import Line, curve_plot, swept_plot
 from lodesmith.reports.markup import Markup, foreign, join, tag, text
-from lodesmith.reports.sections import WIDTHS, section
+from lodesmith.reports.sections import WIDTHS, fitting, section
 from lodesmith.reports.tables import Cell
 
 __all__ = ["added", "curve_section", "failure_section", "setting_section", "swept_section"]
@@ -59,7 +59,7 @@ def curve_section(lines: Mapping[str, Line], *, measure: str) -> Markup:
     """How each run came to its figures."""
     plots = [curve_plot(lines, measure=measure, width=width) for _, width in WIDTHS]
     lead = "Measured while training. A line is a setting, as the mean of its seeds; thin lines are the seeds."
-    return section("curves", "Validation curves", lead, tag("figure", _drawn(plots)) if any(plots) else "")
+    return section("curves", "Validation curves", lead, tag("figure", fitting(plots)) if any(plots) else "")
 
 
 def swept_section(
@@ -82,7 +82,7 @@ def swept_section(
             for _, width in WIDTHS
         ]
         if any(drawn):
-            figures.append(tag("figure", tag("figcaption", foreign(key)), _drawn(drawn)))
+            figures.append(tag("figure", tag("figcaption", foreign(key)), fitting(drawn)))
     lead = "Each large dot is a setting: the mean of its seeds, which are the small dots on the bar of their range."
     return section("swept", f"{measure} by value", lead, *figures)
 
@@ -96,8 +96,3 @@ def failure_section(failures: Mapping[str, str]) -> Markup:
     items = [tag("li", foreign(name, "b"), ": ", foreign(reason)) for name, reason in failures.items()]
     lead = "Their settings are not compared: they would stand on fewer seeds than the others."
     return section("failed", "Failed runs", lead, tag("ul", *items, class_="notes") if items else "")
-
-
-def _drawn(plots: Sequence[str]) -> Markup:
-    """One plot for each of `WIDTHS`; the style sheet shows the one that fits."""
-    return join(tag("div", Markup(plot), class_=name) for (name, _), plot in zip(WIDTHS, plots, strict=True) if plot)

@@ -77,12 +77,8 @@ class TorchEngine:
             raise ConfigError(f"accumulate must be at least 1, not {accumulate}")
         if precision not in _ACCELERATE:
             raise ConfigError(f"precision is {precision!r}", f"choose one of: {', '.join(_ACCELERATE)}")
-        self.seed = seed
-        self.precision = precision
-        self.accumulate = accumulate
-        self.device = device
-        self.deterministic = deterministic
-        self.unused = unused
+        self.seed, self.precision, self.accumulate = seed, precision, accumulate
+        self.device, self.deterministic, self.unused = device, deterministic, unused
         keep_freed()
 
     @property

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from lodesmith.core import events
-from lodesmith.core.errors import ConfigError, DivergedError, InputError, IntegrityError
+from lodesmith.core.errors import ConfigError, DivergedError, InputError, IntegrityError, NotFiniteError
 from lodesmith.core.events import Event
 from lodesmith.core.registry import did_you_mean
 from lodesmith.training.checkpoint import Checkpoints, Snapshot, read
-from lodesmith.training.health import Finding, Health, crowded, misplaced
+from lodesmith.training.health import Finding, Health, crowded, diverged, misplaced
 from lodesmith.training.interrupt import Asked, interruptions
 from lodesmith.training.optim import rate
 from lodesmith.training.position import Position, check_identity, identity, surroundings
@@ -251,8 +251,21 @@ class _Loop:
         try:
             self.window.read(self.at.step)
         except DivergedError as error:
-            yield events.Warning(*self._here(stage), error.what, error.do, "nan")
+            yield from self._told(stage, error)
             raise
+
+    def _sound(self, stage: Stage) -> Iterator[Event]:
+        """As `_read`, of the weights too, before they are measured or kept: a finite loss may have led to others."""
+        yield from self._read(stage)
+        trained = (parameter.detach() for parameter in stage.objective.parameters() if parameter.requires_grad)
+        bad = any(not math.isfinite(float(weights.float().sum())) for weights in trained)
+        if self.engine.any(bad):
+            failed = diverged(f"a weight is NaN or infinite after step {self.at.step}")
+            yield from self._told(stage, failed)
+            raise failed
+
+    def _told(self, stage: Stage, error: DivergedError) -> Iterator[Event]:
+        yield events.Warning(*self._here(stage), error.what, error.do, "nan")
 
     def _end(self, stage: Stage) -> Iterator[Event]:
         """Leave the stage with its best weights."""
@@ -288,10 +301,15 @@ class _Loop:
     def _validate(self, stage: Stage) -> Iterator[Event]:
         if stage.validate is None or self.at.validated == self.at.step:
             return
-        yield from self._read(stage)
+        yield from self._sound(stage)
         self.at.validated = self.at.step
         with self.engine.evaluating():
-            measures = self.engine.agreed(stage.validate())
+            try:
+                measures = self.engine.agreed(stage.validate())
+            except NotFiniteError as error:  # weights may be finite, and too large to compute with
+                failed = diverged(f"{error.what} after step {self.at.step}")
+                yield from self._told(stage, failed)
+                raise failed from None
         better = stage.monitor is not None and self._judge(stage, stage.monitor, measures)
         if better:
             self._keep_best()
@@ -332,7 +350,7 @@ class _Loop:
     def _checkpoint(self, stage: Stage, between: bool = False) -> Iterator[Event]:
         """Write one. Between two stages there is no optimiser and no position to keep."""
         assert self.checkpoints is not None
-        yield from self._read(stage)
+        yield from self._sound(stage)
         inner = self.engine.state()
         state = {
             "identity": self.identity,

@@ -27,6 +27,7 @@ __all__ = [
     "StoppedError",
     "check_finite",
     "crowded",
+    "diverged",
     "heed",
     "misplaced",
     "pad_leak",
@@ -68,10 +69,15 @@ def check_finite(step: int, names: Sequence[str], values: Sequence[float]) -> No
     """
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
-            raise DivergedError(
-                f"{name} is {value} at step {step}; the last good checkpoint is kept",
-                "lower the learning rate, clip gradients, raise the temperature, or look for NaN in the stored vectors",
-            )
+            raise diverged(f"{name} is {value} at step {step}")
+
+
+def diverged(what: str) -> DivergedError:
+    """The error of a training that gives NaN or infinity."""
+    return DivergedError(
+        f"{what}; the last good checkpoint is kept",
+        "lower the learning rate, clip gradients, raise the temperature, or look for NaN in the stored vectors",
+    )
 
 
 @dataclass

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,9 +64,9 @@ def read_word_vectors(
         InputError: the file is missing or broken; the message has the line (of a binary file: the row).
     """
     path = Path(path)
-    if path.is_dir():
-        return _chosen(of_folder(path), only)
     keep = _Kept(only, fold)
+    if path.is_dir():
+        return _chosen(of_folder(path), keep, limit, path)
     with _opened(path) as (file, size):
         header = _header(file.peek(_LINE).partition(b"\n")[0])
         rows = _text_rows(path, file, None) if header is None else _by_header(path, file, header, size)
@@ -112,13 +113,14 @@ class _Kept:
         return WordVectors(tuple(found), np.stack(list(found.values())).astype(np.float32), info)
 
 
-def _chosen(vectors: WordVectors, only: Container[str] | None) -> WordVectors:
-    if only is None:
+def _chosen(vectors: WordVectors, keep: _Kept, limit: int | None, path: Path) -> WordVectors:
+    """The wanted rows of a folder, by the rules of files."""
+    if keep.only is None and limit is None:
         return vectors
-    rows = [at for at, word in enumerate(vectors.words) if word in only]
-    if not rows:
-        raise InputError(f"none of the wanted words is among these {len(vectors)}", "choose other vectors")
-    return WordVectors(tuple(vectors.words[at] for at in rows), vectors.values[rows], vectors.info)
+    for word, row in islice(zip(vectors.words, vectors.values, strict=True), limit):
+        keep.add(word, row.copy)
+    found = keep.result(path)
+    return WordVectors(found.words, found.values, found.info | vectors.info)
 
 
 @contextmanager
@@ -250,6 +252,8 @@ def _binary_rows(path: Path, file: BufferedReader[Any], words: int, dimension: i
         if not np.isfinite(values).all():
             raise InputError(f"row {row}: a number is NaN or infinite", _CORRECT, path=path)
         yield raw.decode("utf-8", "replace"), values.copy
+    if file.read(2).strip(b"\n"):
+        raise InputError(f"the header announces {words} words, more follow", _CORRECT, path=path, line=1)
 
 
 # ------------------------------------------------------------------------ writing

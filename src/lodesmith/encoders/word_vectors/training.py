@@ -7,6 +7,7 @@ disk, and a state after every epoch that makes a killed training go on with the 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError, MissingExtraError, ResumeError
-from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify_files, write_json
+from lodesmith.core.files import atomic_folder, read_json, read_object, sha256_folder, verify_files, write_json
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import tell
 from lodesmith.encoders._words import UNKNOWN, Vocabulary
@@ -35,6 +36,10 @@ _SENTENCE = 10_000
 _CHUNK = 1024
 """Texts tokenised at once."""
 _FIRST_RATE, _LAST_RATE = 0.025, 0.0001
+
+
+MOST = {"dimension": 16_384, "window": _SENTENCE, "negatives": 1000, "workers": 256, "subsample": 1.0}
+"""The largest settings that make sense; far beyond them a number does not fit into gensim."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class Settings:
             raise ConfigError(f"no model is called {self.model!r}", "choose skip_gram or cbow")
         if min(self.dimension, self.window, self.epochs, self.negatives, self.workers) < 1 or self.subsample < 0:
             raise ConfigError("dimension, window, epochs, negatives and workers are at least 1, subsample at least 0")
+        for name, most in MOST.items():
+            if not getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}", f"at most {most:,}")
 
 
 def train_word_vectors(
@@ -157,8 +165,7 @@ class Trainer:
         checkpoint: Path | None = None,
         scratch: Path | None = None,
     ) -> None:
-        if len(vocabulary) <= UNKNOWN + 1:
-            raise InputError("no word of the texts is frequent enough", "lower min_count, or give more texts")
+        _check_words(vocabulary)
         self.texts, self.vocabulary, self.settings = texts, vocabulary, settings
         self.checkpoint, self.scratch = checkpoint, scratch
         self._result: WordVectors | None = None
@@ -224,8 +231,18 @@ class Trainer:
         return WordVectors(words, np.asarray(model.wv.vectors[order], np.float32), info)
 
 
+def _check_words(vocabulary: Vocabulary) -> None:
+    if len(vocabulary) <= UNKNOWN + 1:
+        raise InputError("no word of the texts is frequent enough", "lower min_count, or give more texts")
+
+
 def speed(texts: Iterable[str], vocabulary: Vocabulary, settings: Settings) -> float:
-    """Words that are trained in a second, measured on a sample of texts; 0.0 where it has no known word."""
+    """Words that are trained in a second, measured on a sample of texts; 0.0 where it has no known word.
+
+    Raises:
+        InputError: the vocabulary has no word.
+    """
+    _check_words(vocabulary)
     model = _model(settings, vocabulary)
     with tempfile.TemporaryDirectory(prefix="lodesmith-words-") as place:
         corpus = _Corpus.write(Path(place), texts, vocabulary)
@@ -358,12 +375,12 @@ class _State:
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise InputError("holds something else than a checkpoint", "choose another folder", path=self.folder)
             return []
-        manifest = read_json(self.folder / "manifest.json")
+        manifest = read_object(self.folder / "manifest.json")
         if manifest.get("identity") != self.identity:
             raise ResumeError(
                 f"{self.folder}: this training was begun with other texts or settings", "give the same, or delete it"
             )
-        verify_files(self.folder, manifest["files"])
+        verify_files(self.folder, manifest.get("files"))
         try:
             tensors = load_file(self.folder / "state.safetensors")
             saved = read_json(self.folder / "state.json")
@@ -375,8 +392,8 @@ class _State:
         return list(saved["losses"])
 
     def clear(self) -> None:
-        """Remove the state."""
+        """Remove the state: whole or, after a kill, under a name that nobody reads."""
         if (self.folder / "manifest.json").exists():
-            for file in self.folder.iterdir():
-                file.unlink()
-            self.folder.rmdir()
+            gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old")
+            self.folder.rename(gone)
+            shutil.rmtree(gone)

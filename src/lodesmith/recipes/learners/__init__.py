@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from lodesmith.recipes.recipe import Recipe, StagePlan
     from lodesmith.training.stage import Batches
 
-__all__ = ["Learner", "learner"]
+__all__ = ["Learner", "Probe", "learner"]
+
+Probe = tuple[Callable[[Sequence[Any]], Any], Any, Any]
 
 
 class Learner(Protocol):
@@ -44,6 +46,11 @@ class Learner(Protocol):
 
     def batches(self, stage: StagePlan) -> Batches:
         """The training batches of a stage."""
+        ...
+
+    def probes(self) -> Sequence[Probe]:
+        """What shows whether padding moves a vector, for each encoder over texts: how it encodes, a short item and a
+        long one, as `training.health.probed` takes them."""
         ...
 
     def documents(self) -> Vectors:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import InputError
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.records import Dataset
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lodesmith.encoders import Bag, Recurrent, TowerPair, Vocabulary
+    from lodesmith.recipes.learners import Probe
     from lodesmith.training.stage import Batches
 
 __all__ = ["Towers"]
@@ -34,6 +36,8 @@ MIXED = 10.0
 """Lengths are mixed: packed towers pad nothing, and batches of like lengths taught less (docs/log.md)."""
 CHUNK = 4096
 """Texts encoded at once while validating."""
+SAMPLE = 256
+"""Documents among which a short and a long one are looked for."""
 
 
 class Towers:
@@ -64,7 +68,7 @@ class Towers:
         from lodesmith.training.engine import seed_everything
 
         seed_everything(self.recipe.seed)
-        query = self._tower(self.recipe.encoder)
+        query: Bag | Recurrent = self._tower(self.recipe.encoder)
         if self.recipe.document_encoder is None:
             return query
         return TowerPair(query, self._tower(self.recipe.document_encoder))
@@ -105,8 +109,6 @@ class Towers:
         """
         from lodesmith.data.text_batches import TextBatches
 
-        if stage.pool:
-            raise ConfigError("pool: only a recipe over a frozen base can have one", "set it to 0")
         queries, documents = self._asked, self._stored
         usable = (queries.lengths()[self.pairs.pairs[:, 0]] > 0) & (documents.lengths()[self.pairs.pairs[:, 1]] > 0)
         if not usable.any():
@@ -136,6 +138,18 @@ class Towers:
     def _tokens(self, side: Side, texts: Iterable[str]) -> Tokens:
         tower = self._sides()[side == "document"]
         return TokenStore(default_cache(), tower.tokenizer).tokens(texts)
+
+    def probes(self) -> Sequence[Probe]:
+        """The shortest and the longest of some documents that have known words, through each tower."""
+        from lodesmith.encoders._words import UNKNOWN
+
+        towers = dict.fromkeys(self._sides())
+        ids, offsets = self._stored.take(range(min(SAMPLE, len(self._stored))))
+        texts = [text for text in np.split(ids, offsets[1:-1]) if (text > UNKNOWN).any()]
+        if not texts:
+            return ()
+        short, long = min(texts, key=len), max(texts, key=len)
+        return [(partial(_together, tower), short, long) for tower in towers]
 
     def documents(self) -> Vectors:
         """Every document through its tower as it is."""
@@ -182,3 +196,18 @@ class Towers:
             "training_seconds": round(seconds, 3),
             "memory_bytes": parameters * 4 * 4,
         }
+
+
+def _together(tower: Any, texts: Sequence[NDArray[np.int64]]) -> Any:
+    """The vectors of texts given as ids, as training makes them but without dropout: [n, d] on the CPU."""
+    import torch
+
+    device, training = next(iter(tower.parameters())).device, tower.training
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
+    packed = {"ids": torch.from_numpy(np.concatenate(texts)), "offsets": torch.from_numpy(offsets)}
+    tower.eval()
+    try:
+        with torch.no_grad():
+            return tower({name: tensor.to(device) for name, tensor in packed.items()}).float().cpu()
+    finally:
+        tower.train(training)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
+    from lodesmith.recipes.learners import Probe
     from lodesmith.training.stage import Batches
 
 __all__ = ["Stored"]
@@ -75,6 +76,10 @@ class Stored:
             pool=len(self._stored) if stage.pool == "corpus" else stage.pool,
             shard=ranks(),
         )
+
+    def probes(self) -> Sequence[Probe]:
+        """None: stored vectors have no padding."""
+        return ()
 
     def documents(self) -> Vectors:
         """Every document through the projection as it is."""

@@ -1,0 +1,103 @@
+"""What is measured while training: every validation query against every document, and the stage's loss on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import find
+from lodesmith.evaluation.measures import parse, score
+from lodesmith.recipes.learners import Learner
+from lodesmith.recipes.pairs import Pairs, validation_pairs
+from lodesmith.recipes.recipe import Recipe, StagePlan
+
+__all__ = ["LOSS", "MEASURES", "Validating"]
+
+MEASURES = ("nDCG@10", "RR@10", "R@1", "R@5", "R@10", "R@100")
+LOSS = "loss"
+"""The name of the stage's loss among the measures."""
+
+
+@dataclass
+class Validating:
+    """The validation of a stage, with the weights as they are; call it.
+
+    Args:
+        recipe: of the training.
+        stage: whose loss is measured.
+        dataset: its documents are all candidates.
+        pairs: their `validation` is asked.
+        learner: encodes.
+    """
+
+    recipe: Recipe
+    stage: StagePlan
+    dataset: Dataset
+    pairs: Pairs
+    learner: Learner
+
+    def __call__(self) -> Mapping[str, float]:
+        """Each of `MEASURES` and of the stages' monitors by exact search, and `loss` where the stage's objective needs
+        no more than queries and their documents."""
+        drop, judgements = self.dataset.drop_same_id, self.pairs.validation
+        names = dict.fromkeys([*MEASURES, *(stage.monitor for stage in self.recipe.stages)])
+        documents = self.learner.documents()
+        index = find("indexes", "flat")(metric=self.learner.metric)
+        index.add(documents)
+        # Of the documents no more is kept than their pairs need: a large corpus is in memory once, in the index.
+        positives = documents.values[self._numbers[:, 1]] if self._objective is not None else None
+        del documents
+        queries = self.learner.queries(self._texts)
+        run = index.search(queries, 100 + drop)
+        measures = score(run, judgements, [parse(name) for name in names], drop_same_id=drop).means
+        return {**measures, **({} if positives is None else {LOSS: self._loss(queries.values, positives)})}
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return {key: self.dataset.queries[key].content for key in self.pairs.validation}
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64]:
+        return validation_pairs(self.dataset, self.pairs.validation)
+
+    @cached_property
+    def _objective(self) -> Any:
+        """The stage's objective over vectors as they are; None where it has none over the validation pairs alone."""
+        from torch import nn
+
+        component = self.stage.objective
+        kind = find("objectives", component.use)
+        if not hasattr(kind, "needs_mined") or not len(self._numbers):
+            return None
+        made = kind(nn.Identity(), known=self._numbers, **component.settings).eval()
+        return None if made.needs_mined else made
+
+    def _loss(self, queries: NDArray[np.float32], positives: NDArray[np.float32]) -> float:
+        """The weighted terms, a mean over the pairs, in batches of the stage's size that are the same each time.
+
+        Args:
+            queries: [q, d].
+            positives: [p, d], the document of each pair.
+        """
+        import torch
+
+        order = np.random.default_rng(self.recipe.seed).permutation(len(positives))
+        whole = 0.0
+        for chosen in np.array_split(order, -(-len(order) // self.stage.batch_size)):
+            numbers = torch.from_numpy(self._numbers[chosen])
+            batch = {
+                "queries": torch.from_numpy(queries[self._numbers[chosen, 0]]),
+                "documents": torch.from_numpy(positives[chosen]),
+                "query_ids": numbers[:, 0],
+                "document_ids": numbers[:, 1],
+            }
+            with torch.no_grad():
+                terms = self._objective(batch)
+            whole += len(chosen) * sum(self._objective.weights[name] * float(value) for name, value in terms.items())
+        return whole / len(order)

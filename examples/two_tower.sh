@@ -10,7 +10,8 @@
 #   SPLIT=dev                            what is measured (test where there is one, else dev)
 set -eu
 [ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-out=$1 recipe=${RECIPE:-two_tower_rnn}
+below() { case $1 in -*) printf './%s\n' "$1" ;; *) printf '%s\n' "$1" ;; esac; } # a path that is no option
+out=$(below "$1") recipe=${RECIPE:-two_tower_rnn}
 run=$out/$recipe
 mkdir -p "$out"
 
@@ -34,13 +35,14 @@ case ${2-} in
 '' | --from)
     data=$out/msmarco
     measured lode data pull msmarco --out "$data" ${2:+--from "$3"} ${LIMIT:+--limit "$LIMIT"} ;;
-*) data=$2 ;;
+*) data=$(below "$2") ;;
 esac
 if [ -e "$run/manifest.json" ]; then again=--resume; else again='' && measured lode data check "$data"; fi
 
 # What is measured may not choose the weights. There is no split called held-out: some training queries take its place.
 # Nor is there one called none: training would measure by itself what is measured below.
 if [ -e "$data/qrels/test.tsv" ]; then split=${SPLIT:-test}; else split=${SPLIT:-dev}; fi
+[ -e "$data/qrels/$split.tsv" ] || { echo "error: $data has no split $split" >&2; exit 2; }
 if [ "$split" = dev ]; then validation=held-out; else validation=dev; fi
 measured lode train "$recipe" "data=$data" data.validation=$validation data.hold_out=.02 evaluation.split=none \
     ${SETTINGS-} --out "$run" $again

@@ -53,6 +53,30 @@ def test_wrong_input_exits_2_in_two_lines(
     assert err.strip()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 25.5 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nmore"),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_ran_out_is_no_defect(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lodesmith.cli.main.app", fail)
+    code, _, err = lode(capsys, "anything")
+    assert code == 2
+    assert err.startswith("error: not enough memory: ")
+    assert len(err.splitlines()) == 2
+    monkeypatch.setattr("lodesmith.cli.main.app", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["anything"])
+
+
 def test_evaluate_and_compare(capsys: pytest.CaptureFixture[str], dataset: Path, tmp_path: Path) -> None:
     for system in ("random", "bm25"):
         code, out, _ = lode(

@@ -16,6 +16,7 @@ from lodesmith.core.files import (
     atomic_folder,
     locked,
     read_json,
+    read_object,
     sha256_file,
     sha256_folder,
     verify_files,
@@ -99,6 +100,15 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         pass
+
+
+def test_a_manifest_of_another_shape_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", ["no", "object"])
+    with pytest.raises(InputError, match="holds no JSON object"):
+        read_object(tmp_path / "manifest.json")
+    for digests in (None, "text", {"a": None}):
+        with pytest.raises(IntegrityError, match="the manifest is damaged"):
+            verify_files(tmp_path, digests)
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def test_broken_text_is_located(tmp_path: Path, raw: bytes, message: str) -> Non
         (b"9 2\na " + bytes(8), "announces 9 words of 2 dimensions, at least 90 bytes; 10 follow"),
         (b"1 2\na " + b"\0\0\xc0\x7f" * 2, "row 1: a number is NaN or infinite"),
         (b"2 2\na " + b"\1\0\0\x80" * 2 + b"\nbbbbbb " + b"\1\0\0", "row 2 of 2: the file ends"),
+        (b"1 2\na " + b"\1\0\0\x80" * 2 + b"\nb " + bytes(8), "1: the header announces 1 words, more follow"),
         (b"1 2\n" + b"\x80" * 5000 + b" ", "row 1: the word does not end"),
     ],
 )

@@ -152,6 +152,14 @@ def test_usage(tmp_path: Path) -> None:
     assert done.stderr.endswith("(test where there is one, else dev)\n")
 
 
+def test_paths_that_look_like_options_and_a_split_that_is_not_there(tmp_path: Path) -> None:
+    tiny_dataset(8).save(tmp_path / "-da ta")
+    done = script("-o ut", "-da ta", cwd=tmp_path, check=False, SPLIT="nope")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: ./-da ta has no split nope"
+    assert [path.name for path in (tmp_path / "-o ut").iterdir()] == ["two_tower_rnn-cost.txt"]
+
+
 def test_an_error_ends_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = script(tmp_path / "out", tmp_path / "empty", cwd=tmp_path, check=False)

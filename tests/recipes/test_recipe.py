@@ -95,6 +95,14 @@ def test_python_objects_in_yaml_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    "override", ["stages.0.optim.lr=inf", "stages.0.optim.warmup=1e400", "stages.0.objective.temperature=.nan"]
+)
+def test_a_number_that_is_not_finite_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"is (inf|nan)\ngive a finite number"):
+        load("isotropic", [override])
+
+
 def test_schema_is_exported_for_editors() -> None:
     schema = Recipe.model_json_schema()
     assert {"base", "stages", "seed"} <= set(schema["properties"])

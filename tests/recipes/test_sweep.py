@@ -132,6 +132,12 @@ def test_the_grid_has_every_combination_and_repeats_it_by_seed() -> None:
         (["stages.0.epochs=1,none"], r"with stages\.0\.epochs=none: stages\.0\.epochs"),
         (["stages.7.epochs=1,2"], "'7' is no position"),
         (["stages.0.epoch=1,2"], "did you mean 'epochs'"),
+        (["stages.0.optim.lr=1e-3,inf"], r"with stages\.0\.optim\.lr=inf: stages\.0\.optim\.lr is inf"),
+        (
+            ["temperature=0.1,0.2", "stages.*.objective.temperature=0.3,0.4"],
+            r"both set stages\.0\.objective\.temperature",
+        ),
+        ([f"temperature={','.join(map(str, range(1, 102)))}", f"seed={','.join(map(str, range(10)))}"], "1,010 runs"),
     ],
 )
 def test_a_wrong_sweep_is_refused(sweeps: list[str], said: str) -> None:

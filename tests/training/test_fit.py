@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lodesmith.core import events
-from lodesmith.core.errors import ConfigError, DivergedError, InputError
+from lodesmith.core.errors import ConfigError, DivergedError, InputError, NotFiniteError
 from lodesmith.core.events import Event
 from lodesmith.training import Checkpoints, Group, OptimSettings, Stage, fit
 from lodesmith.training.checkpoint import read
@@ -214,6 +214,31 @@ def test_a_loss_that_is_no_number_stops_with_its_name_and_step(tmp_path: Path, v
     assert isinstance(happened[-1], events.Warning)
     assert happened[-1].cure
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000000002"]
+
+
+def test_vectors_that_are_no_numbers_end_a_training_as_its_loss_would() -> None:
+    def measured() -> Mapping[str, float]:
+        raise NotFiniteError("the tower gave vectors with NaN or infinity")
+
+    happened: list[Event] = []
+    with pytest.raises(DivergedError, match="NaN or infinity after step 4; the last good checkpoint is kept"):
+        happened.extend(fit([stage(validate=measured)]))
+    assert isinstance(happened[-1], events.Warning)
+    assert happened[-1].cause == "nan"
+
+
+def test_weights_that_are_no_numbers_take_no_good_checkpoint_s_place(tmp_path: Path) -> None:
+    class Broken(Toy):
+        def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            if batch["x"][0] == 3:
+                self.w.data.fill_(math.nan)
+            return {"rest": self.b.square()}
+
+    plan = stage(Broken(), [1.0, 1.0, 1.0, 1.0, 3.0, 3.0, 1.0, 1.0], checkpoint_every=1)
+    with pytest.raises(DivergedError, match="a weight is NaN or infinite after step 3"):
+        list(fit([plan], checkpoints=tmp_path))
+    kept = read(max(tmp_path.glob("step-*"))).tensors["model"]
+    assert all(bool(torch.isfinite(weights).all()) for weights in kept.values())
 
 
 def test_a_gradient_that_is_no_number_is_named_by_its_group() -> None:

@@ -265,7 +265,7 @@ def _product(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
 def _draft(source: str, plain: Sequence[str], axes: Sequence[Axis], values: Mapping[str, str]) -> _Draft:
     bare = load(source, plain)
     at = {axis.key: places(axis.key, bare) for axis in axes}
-    _check_apart(at, plain)
+    _check_apart(at)
     swept = [f"{place}={values[key]}" for key, found in at.items() for place in found]
     try:
         recipe = load(source, [*plain, *swept])
@@ -275,14 +275,14 @@ def _draft(source: str, plain: Sequence[str], axes: Sequence[Axis], values: Mapp
     return _Draft(source, recipe, (*plain, *swept), {key: _value_at(recipe, found[0]) for key, found in at.items()})
 
 
-def _check_apart(at: Mapping[str, Sequence[str]], plain: Sequence[str]) -> None:
-    """Refuse a place that two keys vary, or that an override holds fast: one of them would count for nothing."""
-    taken = {Recipe.short.get(key, key): f"{key}=…" for key in (text.partition("=")[0] for text in plain)}
+def _check_apart(at: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a place that two keys vary: one of them would count for nothing."""
+    taken: dict[str, str] = {}
     for key, found in at.items():
         for place in found:
-            if place in taken:
-                raise ConfigError(f"{place} is set by {taken[place]} and by --sweep {key}=…", "leave one of them out")
-            taken[place] = f"--sweep {key}=…"
+            if other := taken.get(place):
+                raise ConfigError(f"--sweep {other}=… and --sweep {key}=… both set {place}", "leave one of them out")
+            taken[place] = key
 
 
 def _setting(draft: _Draft, names: Mapping[str, str], labels: Mapping[str, str], seeds: Sequence[str]) -> Setting:

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 
 import lodesmith
+from command_line import lode
 from lodesmith.cli.main import main
 from lodesmith.testing import tiny_dataset
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lodesmith.cli.main import main
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
+from command_line import lode
 
 
 def test_import_then_pairs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

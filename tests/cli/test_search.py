@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.testing import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -46,13 +46,6 @@ def index(tower: Path, dataset: Path, tmp_path: Path) -> Path:
 
     build_index(str(tower), dataset, tmp_path / "index")
     return tmp_path / "index"
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def give(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.cli.sweeping import several
 from lodesmith.testing import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

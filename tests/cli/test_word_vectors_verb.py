@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.testing import tiny_dataset
 
 pytest.importorskip("gensim", reason="pip install 'lodesmith[words]'")
 pytestmark = pytest.mark.usefixtures("cache")
 
 SMALL = ("dimension=8", "epochs=2", "min_count=1", "model=cbow")
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tiny_cross
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.core.columns import Column
 from lodesmith.core.errors import BusyError, ConfigError, InputError
 from lodesmith.core.files import locked
@@ -35,13 +35,6 @@ def folder(tmp_path: Path, cache: Path) -> Path:
 @pytest.fixture(scope="module")
 def cross(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_cross.build(tmp_path_factory.mktemp("cross") / "cross+model")
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_a_column_of_negatives(folder: Path) -> None:

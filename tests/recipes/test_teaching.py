@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tiny_cross
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.core.columns import Column, names
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import text_key
@@ -309,13 +309,6 @@ def test_a_column_of_something_else_is_refused(line: str, says: str, folder: Pat
         teach_scores(folder, str(tiny_model))
     with pytest.raises(InputError, match=says):
         teach_vectors(folder, str(tiny_model), Part(limit=2))
-
-
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str], folder: Path, tiny_model: Path, cross: Path) -> None:

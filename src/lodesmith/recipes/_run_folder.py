@@ -1,20 +1,21 @@
-"""The run directory of a training: whether one may begin or go on in it."""
+"""The run directory of a training: whether one may begin or go on in it, and what happens there from begin to end."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lodesmith import __version__
 from lodesmith.core.errors import InputError, ResumeError
-from lodesmith.core.files import read_object
+from lodesmith.core.events import Done, Event
+from lodesmith.core.files import locked, read_object
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
-__all__ = ["UNTRAINED", "differences", "enter", "finished", "versions"]
+__all__ = ["UNTRAINED", "differences", "enter", "finished", "settled", "versions"]
 
 UNTRAINED = "untrained"
 """The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
@@ -72,6 +73,49 @@ def differences(a: Any, b: Any, place: str = "") -> str:
 def finished(out: Path) -> bool:
     """Whether a run directory holds a finished training."""
     return (out / "manifest.json").exists() and "model_files" in read_object(out / "manifest.json")
+
+
+def settled(
+    out: Path,
+    stage: str,
+    *,
+    check: Callable[[], None],
+    begin: Callable[[], None],
+    run: Callable[[], Iterator[Event]],
+    finish: Callable[[], None],
+    report: Callable[[], None],
+) -> Iterator[Event]:
+    """Train in a run directory that nobody else may use meanwhile; a finished run is not done again.
+
+    The last event comes when everything is saved: who stops listening there loses nothing.
+
+    Args:
+        out: the run directory.
+        stage: its last one.
+        check: that a finished run is of the same data.
+        begin: write what the run starts from.
+        run: the training; its last event is `Done`.
+        finish: write what comes of it.
+        report: make its page, where it is wanted.
+
+    Raises:
+        BusyError: another process trains in this folder.
+    """
+    with locked(out):
+        last: Event = Done(0, 0, stage, "this run was finished before")
+        if finished(out):
+            check()
+        else:
+            begin()
+            for event in run():
+                if isinstance(event, Done):
+                    last = event
+                else:
+                    yield event
+            finish()
+        if not (out / "report.html").exists():
+            report()
+        yield last
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

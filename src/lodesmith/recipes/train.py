@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
-from lodesmith.core.events import Done, Event
-from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
+from lodesmith.core.events import Event
+from lodesmith.core.files import read_json, sha256_folder, write_json, write_text
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse
-from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, versions
+from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, settled, versions
 from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, make_pairs
@@ -141,21 +141,19 @@ class Training:
         if ranks()[0]:
             yield from self._run()
             return
-        with locked(self.out):
-            if finished(self.out):
-                self._check_data()
-                last: Event = Done(0, 0, self.recipe.stages[-1].name, "this run was finished before")
-            else:
-                self._begin()
-                for event in self._run():
-                    if isinstance(event, Done):
-                        last = event
-                    else:
-                        yield event
-                self._finish()
-            if self.reported and not (self.out / "report.html").exists():
-                report(self)
-            yield last  # when everything is saved: who stops listening here loses nothing
+        yield from settled(
+            self.out,
+            self.recipe.stages[-1].name,
+            check=self._check_data,
+            begin=self._begin,
+            run=self._run,
+            finish=self._finish,
+            report=self._report,
+        )
+
+    def _report(self) -> None:
+        if self.reported:
+            report(self)
 
     def _begin(self) -> None:
         if self.resume:

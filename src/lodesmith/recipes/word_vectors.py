@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.errors import ConfigError, ResumeError
 from lodesmith.core.events import Checkpoint, Done, Event, Resumed, Step
-from lodesmith.core.files import locked, read_json, sha256_folder, write_json, write_text
+from lodesmith.core.files import read_json, sha256_folder, write_json, write_text
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.records import Dataset
-from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, versions
+from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, settled, versions
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import WordVectorsRecipe
 from lodesmith.recipes.run_report import report
@@ -157,21 +157,19 @@ class WordVectorsTraining:
         if ranks()[0]:
             yield Done(0, 0, STAGE, "the first process trains the word vectors")
             return
-        with locked(self.out):
-            if finished(self.out):
-                self._check_data()
-                last: Event = Done(0, 0, STAGE, "this run was finished before")
-            else:
-                self._begin()
-                for event in self._run():
-                    if isinstance(event, Done):
-                        last = event
-                    else:
-                        yield event
-                self._finish()
-            if self.reported and self.judged and not (self.out / "report.html").exists():
-                report(self)
-            yield last  # when everything is saved: who stops listening here loses nothing
+        yield from settled(
+            self.out,
+            STAGE,
+            check=self._check_data,
+            begin=self._begin,
+            run=self._run,
+            finish=self._finish,
+            report=self._report,
+        )
+
+    def _report(self) -> None:
+        if self.reported and self.judged:
+            report(self)
 
     def _check_data(self) -> None:
         if read_json(self.out / "manifest.json").get("dataset") != self.corpus.fingerprint:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lodesmith.cli.main import main
+from command_line import lode
 from lodesmith.core.records import Dataset
 from lodesmith.data.check import check
 from lodesmith.data.pulls import Web, forecast, pull
@@ -30,11 +30,8 @@ NAMES = [
 ]
 
 
-def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["data", "pull", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
+def pull_command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    return lode(capsys, "data", "pull", *arguments)
 
 
 # dry runs
@@ -42,7 +39,7 @@ def lode(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dry_run_of_every_pull(name: str, mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = lode(capsys, name, "--from", mirror.url, "--dry-run", "--json", "--out", tmp_path / "out")
+    code, out, _ = pull_command(capsys, name, "--from", mirror.url, "--dry-run", "--json", "--out", tmp_path / "out")
     assert code == 0
     told = json.loads(out)
     members = told.get("members", [told])
@@ -85,7 +82,7 @@ def test_dry_run_offline_says_what_is_not_known(waits: list[float]) -> None:
 
 
 def test_dry_run_of_a_folder_downloads_nothing(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = lode(capsys, "squad", "--from", published, "--dry-run")
+    code, out, _ = pull_command(capsys, "squad", "--from", published, "--dry-run")
     assert code == 0
     assert "would download 0 bytes" in out
 
@@ -94,13 +91,13 @@ def test_dry_run_of_a_folder_downloads_nothing(published: Path, capsys: pytest.C
 
 
 def test_the_report(mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = lode(capsys, "beir/trec-covid", "--from", mirror.url, "--out", tmp_path / "covid", "--json")
+    code, out, _ = pull_command(capsys, "beir/trec-covid", "--from", mirror.url, "--out", tmp_path / "covid", "--json")
     told = json.loads(out)
     assert (code, told["name"], told["out"]) == (0, "beir/trec-covid", str(tmp_path / "covid"))
     assert told["counts"] == {"documents": 5, "queries": 4, "judgements": {"test": 5}}
     assert told["files"][0]["checked"] == "the mirror's SHA256SUMS"
     assert told["files"][0]["url"].startswith("https://public.ukp.informatik.tu-darmstadt.de/thakur/")
-    code, out, _ = lode(capsys, "beir/trec-covid", "--from", mirror.url, "--out", tmp_path / "covid")
+    code, out, _ = pull_command(capsys, "beir/trec-covid", "--from", mirror.url, "--out", tmp_path / "covid")
     assert "was there already: 5 documents" in out
     assert "1 negative-grade" in out
     info = json.loads((tmp_path / "covid/dataset.json").read_text())
@@ -109,9 +106,9 @@ def test_the_report(mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_default_folders_are_named_like_the_dataset(mirror: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
     for name, folder in (("beir/scifact", "beir/scifact"), ("wikipedia:de", "wikipedia-de")):
-        assert lode(capsys, name, "--from", mirror.url)[0] == 0
+        assert pull_command(capsys, name, "--from", mirror.url)[0] == 0
         assert check(folder).ok
-    _code, out, _ = lode(capsys, "beir:quick", "--from", mirror.url, "--json")
+    _code, out, _ = pull_command(capsys, "beir:quick", "--from", mirror.url, "--json")
     assert [m["out"] for m in json.loads(out)["members"]] == ["beir-quick/scifact", "beir-quick/nfcorpus"]
 
 
@@ -126,7 +123,7 @@ def test_default_folders_are_named_like_the_dataset(mirror: Mirror, capsys: pyte
     ],
 )
 def test_mistakes_end_in_two_lines(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = lode(capsys, *arguments)
+    code, out, err = pull_command(capsys, *arguments)
     assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err

@@ -165,7 +165,7 @@ def train_ours(kind: str, vocabulary: Vocabulary, pairs: Pairs, batch: int, epoc
         numbers = np.repeat(np.arange(len(pairs))[:, None], 2, 1)
         batches = TextBatches(*sides, numbers, batch_size=batch, noise=10.0, apart=False)
         objective = Contrast(tower, temperature=TEMPERATURE, known=batches.known)
-        optim = OptimSettings(lr=1e-3, schedule="linear", warmup=0.0)
+        optim = OptimSettings(lr=1e-3, schedule="linear", warmup=0.0, lazy=True)
         stage = Stage(name="contrast", objective=objective, batches=batches, optim=optim, epochs=epochs)
         told = fit([stage], engine=TorchEngine(seed=0))
         losses = [float(event.total or 0) for event in told if isinstance(event, Step)]

@@ -27,19 +27,19 @@ from lodesmith.indexes.flat import Flat
 from lodesmith.losses.infonce import infonce
 from lodesmith.losses.triplet import triplet
 from lodesmith.similarity.cosine import cosine
+from lodesmith.training.gradients import LazyAdam, clip
 from lodesmith.training.optim import OptimSettings, rate
 
 # The settings of the recipe (`lode recipes two_tower_bag`); a test holds the two together.
 SEED = 0
 VOCABULARY: dict[str, Any] = {"min_count": 2, "max_size": 200_000}
 TOWER: dict[str, Any] = {"dimension": 512, "weights": "learned"}
-STEADY = {"lr": 5e-3, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.05, "clip": 1.0}
-FALLING = STEADY | {"schedule": "cosine"}
+STEADY = {"lr": 5e-3, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.05, "clip": 1.0, "lazy": True}
 STAGES: list[Any] = [  # name, settings of the loss, of the optimiser, batch size, epochs, patience
     # First the coarse order: a query's document must be nearer than one wrong document, by a margin.
     ("triplet", {"margin": 0.2, "negatives": "semi_hard"}, STEADY, 128, 1, None),
     # Then the fine one: it must be the nearest of all documents in a large batch.
-    ("contrast", {"temperature": 0.05}, FALLING, 512, 10, 3),
+    ("contrast", {"temperature": 0.05}, STEADY | {"schedule": "cosine"}, 512, 10, 3),
 ]
 LOSSES: dict[str, Any] = {"triplet": triplet, "contrast": infonce}
 MEASURES, MONITOR = ("nDCG@10", "RR@10", "R@1", "R@5", "R@10", "R@100"), "nDCG@10"
@@ -79,6 +79,7 @@ def main(folder: Path, out: Path = Path("by-hand")) -> None:
     vocabulary = Vocabulary.build([*contents, *texts.values()], **VOCABULARY)
     torch.manual_seed(SEED)
     tower = Bag(vocabulary, **TOWER)
+    tower.embedding.sparse = True  # a gradient is of the words that a batch has, and only they move
 
     # Words become numbers once, on disk. A text without any could teach nothing.
     store = TokenStore(default_cache(), tower.tokenizer)
@@ -93,7 +94,7 @@ def main(folder: Path, out: Path = Path("by-hand")) -> None:
         optim = OptimSettings.model_validate(optim_settings)
         matrices, others = ([p for p in tower.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
         groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+        optimizer = LazyAdam(groups, [tower.embedding.weight], lr=optim.lr, decoupled_weight_decay=True)
         step, best, stale = 0, -1.0, 0
         for epoch in range(epochs + 1):  # epoch 0 trains nothing: a stage that only harms leaves nothing behind
             for batch in batches if epoch else ():
@@ -102,7 +103,7 @@ def main(folder: Path, out: Path = Path("by-hand")) -> None:
                 loss = LOSSES[name](scores, mask=mask, **loss_settings)
                 optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(tower.parameters(), optim.clip or float("inf"))  # no step is a leap
+                clip([list(tower.parameters())], optim.clip)  # no step is a leap
                 for group in optimizer.param_groups:  # the rate rises, then follows the schedule
                     group["lr"] = optim.lr * rate(optim, step, epochs * len(batches))
                 optimizer.step()
@@ -120,8 +121,7 @@ def main(folder: Path, out: Path = Path("by-hand")) -> None:
         tower.load_state_dict(weights)  # of the best epoch, not the last
 
     # What is measured is what was saved, read back: no figure of a model that nobody has.
-    tower.save(out / "model")
-    history["test"] = measure(load_tower(out / "model"), dataset, "test")
+    history["test"] = measure(load_tower(tower.save(out / "model")), dataset, "test")
     (out / "history.json").write_text(json.dumps(history))
     print("test:", ", ".join(f"{name} {value:.4f}" for name, value in history["test"].items()))
 

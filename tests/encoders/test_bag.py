@@ -105,22 +105,27 @@ def test_gradients_are_those_of_the_definition() -> None:
 
 @pytest.mark.parametrize("rows", [50, 70_000])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_gather_has_the_gradient_of_torchs(rows: int, weighted: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gather_has_the_gradient_of_torchs(rows: int, weighted: bool, sparse: bool) -> None:
     torch.manual_seed(0)
     offsets = torch.tensor([0, 4, 4, 30, 31, 60, 60])
     ids = torch.randint(0, rows, (60,))
+    ids[40:45] = ids[35]
     push = torch.randn(6, 3, dtype=torch.float64)
     results = []
     for ours in (True, False):
         torch.manual_seed(1)
         table = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
-        weights = torch.rand(60, dtype=torch.float64, requires_grad=True) if weighted else None
+        weights = torch.rand(rows, dtype=torch.float64, requires_grad=True) if weighted else None
         if ours:
-            sums = gather_sum(table, ids, offsets, weights)
+            sums = gather_sum(table, ids, offsets, weights, sparse=sparse)
         else:
-            sums = embedding_bag(ids, table, offsets[:-1], mode="sum", per_sample_weights=weights)
+            of_ids = None if weights is None else weights[ids]
+            sums = embedding_bag(ids, table, offsets[:-1], mode="sum", per_sample_weights=of_ids)
         (sums * push).sum().backward()
-        results.append([sums.detach(), table.grad, None if weights is None else weights.grad])
+        assert table.grad is not None
+        assert table.grad.is_sparse is (ours and sparse)
+        results.append([sums.detach(), table.grad.to_dense(), None if weights is None else weights.grad])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
 

@@ -110,19 +110,18 @@ class Bag(Tower):
     def forward(self, packed: Mapping[str, Tensor]) -> Tensor:
         """The vectors [n, d] of n packed texts."""
         ids, offsets = unpack(packed)
-        known = ids > UNKNOWN
+        lengths = offsets.diff().clamp(min=1)[:, None]
         if self.training and self.dropout:
-            known &= torch.rand(len(ids), device=ids.device) >= self.dropout
-        bounds = pad(known.cumsum(0), (1, 0))[offsets]
-        kept = ids[known]
+            lengths = lengths * (1 - self.dropout)
+            kept = torch.rand(len(ids), device=ids.device) >= self.dropout
+            ids, offsets = ids[kept], pad(kept.cumsum(0), (1, 0))[offsets]
         weights = None
         if self.log_weights is not None:
-            weights = self.log_weights[kept].exp()
+            weights = self.log_weights.exp()
         elif self.weights == "idf":
-            weights = self.term_weights[kept]
-        sums = gather_sum(self.embedding.weight, kept, bounds, weights)
-        lengths = offsets.diff().clamp(min=1)[:, None] * (1 - self.dropout * self.training)
-        means = sums / lengths
+            weights = self.term_weights
+        rows = self.embedding
+        means = gather_sum(rows.weight, ids, offsets, weights, first=UNKNOWN + 1, sparse=rows.sparse) / lengths
         result: Tensor = means if self.projection is None else self.projection(means)
         return result
 

@@ -129,7 +129,7 @@ class Recurrent(Tower):
     def _pooled(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """The states of texts that have words, pooled: [n, states]."""
         place = layout(offsets)
-        words = embedding(ids[place.rows], self.embedding.weight, padding_idx=PAD)
+        words = embedding(ids[place.rows], self.embedding.weight, padding_idx=PAD, sparse=self.embedding.sparse)
         states = run_layers(self.cell, zeroed(words, self.dropout, self.training), place)
         pooled = self._pool(states, place, offsets.diff()[place.order])
         return pooled[place.order.argsort()]

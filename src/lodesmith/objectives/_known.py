@@ -46,12 +46,12 @@ class Known:
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
         positives = self._listed[starts[rows] + within]
         distinct, place_of = torch.unique(documents, return_inverse=True)
-        table = torch.zeros(len(queries), len(distinct), dtype=torch.bool, device=queries.device)
+        table = torch.zeros(len(distinct), len(queries), dtype=torch.bool, device=queries.device)
         if len(distinct):
             place = torch.searchsorted(distinct, positives).clamp(max=len(distinct) - 1)
             hit = distinct[place] == positives
-            table[rows[hit], place[hit]] = True
-        return table[:, place_of]
+            table[place[hit], rows[hit]] = True
+        return table[place_of].T  # whole rows are quicker to take than columns
 
 
 def _by_query(pairs: NDArray[np.integer] | None) -> tuple[torch.Tensor, torch.Tensor]:

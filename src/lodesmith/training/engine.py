@@ -23,6 +23,7 @@ from lodesmith.core.memory import keep_freed
 from lodesmith.training import optim
 from lodesmith.training._tensors import move, named_tensors, size
 from lodesmith.training.checkpoint import Snapshot
+from lodesmith.training.gradients import clip, tables
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.randomness import random_state, seed_everything, set_random_state
 
@@ -158,9 +159,11 @@ class TorchEngine:
         self._settings = settings
         objective.to(self._accelerator.device)
         self._members = optim.freeze(settings, objective)
-        self._parameters = [p for group in self._members.values() for p in group]
         # Of all that trains at some time: what has no gradient is passed over, and has no state before it has one.
-        self._optimizer = optim.build(settings, self._members)
+        self._tables = [(table, table.sparse) for table in tables(objective)] if settings.by_rows else []
+        for table, _ in self._tables:
+            table.sparse = self.world == 1  # several processes add up dense gradients, and rows of zeros tell the same
+        self._optimizer = optim.build(settings, self._members, [table.weight for table, _ in self._tables])
         self._waiting = optim.waiting(settings, 0)
         self._open()
         self._model, self._wrapped = self._accelerator.prepare(objective, self._optimizer)
@@ -195,6 +198,8 @@ class TorchEngine:
         for parameter, required in self._required:
             parameter.requires_grad_(required)
             parameter.grad = None
+        for table, sparse in self._tables:
+            table.sparse = sparse
         if self._accelerator.device.type != "cpu":  # there memory is scarce, and worth a pass of the garbage collector
             self._accelerator.free_memory()
         self._objective = self._model = self._wrapped = None
@@ -275,16 +280,7 @@ class TorchEngine:
         """Gradient norm of each group before clipping: float32 [groups]; clips over all of them together."""
         if self._accelerator.scaler is not None:
             self._accelerator.unscale_gradients(self._wrapped)
-        norms = [
-            nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in self._groups.values()
-        ]
-        stacked = torch.stack([norm.to(self._accelerator.device).float() for norm in norms])
-        if self._settings.clip is not None:
-            whole = stacked[0] if len(norms) == 1 else torch.linalg.vector_norm(stacked)
-            # Where nothing is clipped every gradient would be read and written times 1; asking costs a CPU nothing.
-            if whole.device.type != "cpu" or not whole <= self._settings.clip:
-                nn.utils.clip_grads_with_norm_(self._parameters, self._settings.clip, whole)
-        return stacked
+        return clip(list(self._groups.values()), self._settings.clip).to(self._accelerator.device)
 
     def read(self, rows: Sequence[Row]) -> list[list[float]]:
         """The figures of the steps as numbers, averaged over ranks: one transfer for all of them."""

@@ -58,7 +58,15 @@ class OptimSettings(BaseModel):
     plateau: Plateau = Field(Plateau.model_validate({}), description="of the schedule of that name")
     warmup: float = Field(0.05, ge=0, description="share of the stage's steps; a number above 1 counts steps")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm over all groups; null for no clipping")
+    lazy: bool = Field(
+        False, description="of adamw and adam: rows of embedding tables that a step has not met stay as they are"
+    )
     groups: tuple[Group, ...] = ()
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether embedding tables move row by row: sgd has no use of it."""
+        return self.lazy and self.use != "sgd"
 
 
 def rate(settings: OptimSettings, step: int, steps: int, lowered: int = 0) -> float:
@@ -122,8 +130,16 @@ def waiting(settings: OptimSettings, epoch: int) -> set[str]:
     return {group.match for group in settings.groups if epoch < group.freeze_epochs}
 
 
-def build(settings: OptimSettings, trained: dict[str, list[torch.nn.Parameter]]) -> torch.optim.Optimizer:
-    """The torch optimiser over the groups that `freeze` returned. Each of its groups carries `name` and `base_lr`."""
+def build(
+    settings: OptimSettings, trained: dict[str, list[torch.nn.Parameter]], rows: Iterable[torch.Tensor] = ()
+) -> torch.optim.Optimizer:
+    """The torch optimiser over the groups that `freeze` returned. Each of its groups carries `name` and `base_lr`.
+
+    Args:
+        settings: of the stage.
+        trained: parameters by group.
+        rows: the embedding tables, of which a lazy optimiser moves the rows with a gradient alone.
+    """
     import torch
 
     own = {group.match: group for group in settings.groups}
@@ -139,5 +155,10 @@ def build(settings: OptimSettings, trained: dict[str, list[torch.nn.Parameter]])
                 groups.append({"params": members, "lr": lr, "weight_decay": its_decay, "name": name, "base_lr": lr})
     if settings.use == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+    if settings.lazy:
+        from lodesmith.training.gradients import LazyAdam
+
+        decoupled = settings.use == "adamw"
+        return LazyAdam(groups, rows, lr=settings.lr, betas=settings.betas, decoupled_weight_decay=decoupled)
     kind = torch.optim.AdamW if settings.use == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, betas=settings.betas, fused=True)

@@ -129,8 +129,6 @@ def test_notes_tell_what_is_no_fault() -> None:
     rising = [validation(0, 1, 0.1, best=True), validation(10, 1, 0.2, best=True), validation(20, 1, 0.3, best=True)]
     assert "still rising" in diagnose(rising).notes[0]
     assert "stages.0.epochs=6" in diagnose(rising).notes[0]
-    sinking = [validation(0, 1, 0.3, best=True), validation(10, 2, 0.25)]
-    assert "no validation was better than the first" in diagnose(sinking).notes[0]
     told = {
         "event": "warning",
         "step": 4,

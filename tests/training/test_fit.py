@@ -193,6 +193,9 @@ def test_the_untrained_model_can_be_the_best_and_less_can_be_better() -> None:
     happened = list(fit([plan]))
     assert [event.step for event in happened if isinstance(event, events.Validation)] == [0, 4, 8]
     assert toy.w.item() == 0.25
+    (told,) = [event for event in happened if isinstance(event, events.Warning)]
+    assert "no validation was better than the first" in told.message
+    assert "8 steps are not kept" in told.message
 
 
 def test_validation_that_is_not_a_number_warns_and_is_never_the_best() -> None:

@@ -301,9 +301,7 @@ def _notes(rows: Sequence[Row], stages: Sequence[StageSummary]) -> Iterator[str]
         values = [_number(row["measures"].get(stage.measure)) for row in own if stage.measure]
         if len(values) < 2:
             continue
-        if stage.best_step == own[0]["step"] == 0:
-            yield f"stage {stage.name}: no validation was better than the first, before training ({stage.best:.4f})"
-        elif stage.best_step == own[-1]["step"] and values[-1] > (1 + IMPROVING) * values[-2]:
+        if stage.best_step == own[-1]["step"] and values[-1] > (1 + IMPROVING) * values[-2]:
             yield (
                 f"stage {stage.name}: {stage.measure} was still rising when it ended ({values[-2]:.4f}, "
                 f"{values[-1]:.4f}): try stages.{number}.epochs={2 * own[-1]['epoch']}"

@@ -277,6 +277,11 @@ class _Loop:
             at.reason = f"{stage.monitor} has not become better for {at.stale} validations"
         if at.best is not None and at.best_step != at.step:
             yield from self._take_best(stage)
+            if at.best_step == at.step - at.stage_step:
+                message = f"no validation was better than the first, before stage {stage.name} ({at.best:.4f}): its "
+                message += f"{at.stage_step} steps are not kept"
+                cure = "a lower learning rate; or validate on queries and documents like those of the training"
+                yield events.Warning(*self._here(stage), message, cure)
         at.stage += 1
         if at.stage < len(self.stages):
             self.at = Position(step=at.step, stage=at.stage)

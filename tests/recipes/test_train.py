@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 import lodesmith as lode
@@ -90,6 +91,23 @@ def test_same_recipe_same_bits_and_a_second_call_does_nothing(dataset: Path, tin
     other = overrides(dataset, tiny_model, seed=1)
     list(lode.train("isotropic", out=tmp_path / "c", **other))
     assert not equal(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_run_of_a_version_with_fewer_settings_counts_where_it_is_finished(
+    dataset: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings, out = overrides(dataset, tiny_model), tmp_path / "run"
+    list(lode.train("isotropic", out=out, **settings))
+    saved = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    del saved["stages"][0]["optim"]["lazy"]
+    (out / "recipe.yaml").write_text(yaml.safe_dump(saved), encoding="utf-8")
+    manifest = read_json(out / "manifest.json") | {"recipe": "of a recipe without it"}
+    write_json(out / "manifest.json", manifest)
+    assert [type(e) for e in plan("isotropic", settings, out=out, resume=True).events()] == [events.Done]
+    del manifest["model_files"]
+    write_json(out / "manifest.json", manifest)
+    with pytest.raises(ResumeError, match=r"begun by lodesmith \d.*fewer settings"):
+        plan("isotropic", settings, out=out, resume=True)
 
 
 _SCRIPT = """

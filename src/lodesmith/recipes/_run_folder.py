@@ -49,13 +49,20 @@ def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | s
 
 
 def _check_same(out: Path, recipe: Recipe | WordVectorsRecipe) -> None:
-    begun = read_object(out / "manifest.json").get("recipe")
-    if begun != recipe.fingerprint:
-        saved = load_any(out / "recipe.yaml").model_dump(mode="json")
-        differing = differences(saved, recipe.model_dump(mode="json"))
+    manifest = read_object(out / "manifest.json")
+    if manifest.get("recipe") == recipe.fingerprint:
+        return
+    saved = load_any(out / "recipe.yaml")  # with the defaults of settings that it does not name
+    if saved.fingerprint == recipe.fingerprint:
+        if finished(out):
+            return
+        version = manifest.get("versions", {}).get("lodesmith", "of an earlier date")
         raise ResumeError(
-            f"{out} was begun with another recipe: {differing}", "give the same settings, or another --out"
+            f"{out} was begun by lodesmith {version}, whose recipes had fewer settings",
+            "end it with that version, or begin again in another folder",
         )
+    differing = differences(saved.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    raise ResumeError(f"{out} was begun with another recipe: {differing}", "give the same settings, or another --out")
 
 
 def differences(a: Any, b: Any, place: str = "") -> str:

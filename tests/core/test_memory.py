@@ -31,4 +31,4 @@ def test_blocks_that_come_and_go_cost_no_page_faults() -> None:
     for kind in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True)
         found[kind] = int(done.stdout)
-    assert found["kept"] < 500 < found["given back"]
+    assert 4 * found["kept"] < found["given back"]  # pages may be huge: the number itself says little

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.records import read_judgements
 from lodesmith.core.vectors import Vectors
-from lodesmith.data.batching import PairBatches, Rows, crowd, deal
+from lodesmith.data.batching import Documents, PairBatches, Rows, crowd, deal
 from lodesmith.training import Batches
 
 
@@ -192,3 +192,28 @@ def test_vectors_must_be_dense() -> None:
 def test_what_does_not_fit_is_refused(pairs: Any, options: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         build(pairs, **options)
+
+
+def test_a_corpus_is_every_distinct_document_block_by_block(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", vectors(50))
+    mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
+    distinct = np.setdiff1d(np.arange(50), [0, 17, 49])
+    cpu = torch.device("cpu")
+    for rows in (Rows(mapped), Rows(mapped, resident=0)):
+        for documents, kept in ((Documents(rows), np.arange(50)), (Documents(rows, distinct), distinct)):
+            assert documents.ids.tolist() == kept.tolist()
+            assert documents.dimension == 2
+            parts = [documents.block(start, min(start + 9, len(kept)), cpu) for start in range(0, len(kept), 9)]
+            assert torch.equal(torch.cat(parts), torch.tensor(vectors(50)[kept]))
+
+
+def test_the_pool_and_the_corpus_take_each_text_once() -> None:
+    distinct = np.arange(0, 200, 2)
+    pairs = [(i, 2 * i) for i in range(10)]
+    for batch in build(pairs, pool=30, distinct=distinct, corpus=True):
+        assert not (batch["pool_ids"] % 2).any()
+        assert torch.equal(batch["pool"], torch.tensor(vectors(200) + 0.5)[batch["pool_ids"]])
+        assert torch.equal(batch["corpus"].ids, torch.from_numpy(distinct))
+    (whole,) = build(pairs, pool=10**6, distinct=distinct, batch_size=10)
+    assert torch.equal(whole["pool_ids"], torch.from_numpy(distinct))
+    assert "corpus" not in whole

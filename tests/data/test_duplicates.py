@@ -96,3 +96,8 @@ def test_nothing_and_nonsense() -> None:
     for threshold, shingle in ((0.1, 3), (1.1, 3), (0.8, 0)):
         with pytest.raises(ConfigError):
             near_duplicates(["a"], threshold, shingle=shingle)
+
+
+@pytest.mark.parametrize("texts", [["x"], ["x", "y z"], ["x", "x"], [""]])
+def test_fewer_words_than_a_shingle_in_all(texts: list[str]) -> None:
+    assert near_duplicates(texts).first.tolist() == [index == texts.index(text) for index, text in enumerate(texts)]

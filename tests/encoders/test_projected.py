@@ -82,6 +82,31 @@ def test_a_frozen_base_gives_no_parameters_to_train(tiny_encoder: TransformerEnc
     assert encoder.dimension == 5
 
 
+def test_a_predictor_trains_beside_and_is_no_part_of_the_encoder(
+    tiny_encoder: TransformerEncoder, tmp_path: Path
+) -> None:
+    def made(predictor: bool) -> IsotropicGaussianEncoder:
+        torch.manual_seed(1)
+        return IsotropicGaussianEncoder(5, tiny_encoder, predictor=predictor)
+
+    without, encoder = made(False), made(True)
+    assert without.predictor is None
+    assert without.get_trainable_parameters()["predictor"] == []
+    groups = encoder.get_trainable_parameters()
+    assert [tuple(p.shape) for p in groups["predictor"]] == [(10, 5), (10,), (5, 10), (5,)]
+    assert encoder.predictor is not None
+    assert encoder.predictor(torch.zeros(3, 5)).shape == (3, 5)
+    # The projection is drawn as without it, and what is said of the encoder and saved is the same.
+    assert encoder.fingerprint == without.fingerprint
+    assert encoder.parameters_total == without.parameters_total
+    np.testing.assert_array_equal(encoder.encode(TEXTS).values, without.encode(TEXTS).values)
+    names = [
+        sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+        for folder in (encoder.save(tmp_path / "with"), without.save(tmp_path / "without"))
+    ]
+    assert names[0] == names[1]
+
+
 def test_a_base_that_trains_gets_gradients(tiny: Callable[..., Path]) -> None:
     encoder = IsotropicGaussianEncoder(5, TransformerEncoder(tiny()), freeze_base=False).train()
     before = encoder.fingerprint

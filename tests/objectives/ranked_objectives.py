@@ -29,19 +29,25 @@ STEPS = 10
 PAIRS = 61
 """In batches of 15: eight and seven for two ranks, and a last batch of one, so that a rank has none."""
 
+RAMP = {"weight": 0.3, "begin": 0.1, "steps": 4, "directions": 32}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "contrast": (Contrast, {}),
     "symmetric": (Contrast, {"symmetric": True, "similarity": "euclidean", "temperature": 1.0}),
     "own": (Contrast, {"negatives": "own"}),
     "local": (Contrast, {"gather": False}),
+    "corpus": (Contrast, {"negatives": "corpus"}),
     **{name: (Triplet, {"negatives": name}) for name in ("random", "mined", "batch_all", "batch_hard", "semi_hard")},
+    "spread": (Contrast, {"covariance": {"weight": 0.5}, "gor": {"weight": 1.0}, "uniformity": {"weight": 0.2}}),
+    "sigreg": (Contrast, {"negatives": "own", "sigreg": RAMP, "predictor": True}),
+    "regular": (Triplet, {"similarity": "euclidean", "sigreg": RAMP, "gor": {"weight": 1.0}, "predictor": True}),
     "active": (Triplet, {"negatives": "batch_all", "active_only": True, "margin": 0.02}),
 }
-FEEDS = ("rows", "pool", "texts")
+FEEDS = ("rows", "pool", "texts", "corpus")
 
 
 def batches(feed: str, shard: tuple[int, int], folder: Path) -> Any:
-    """Pairs with mined negatives and documents of several queries, as rows (with a pool or without) or as texts."""
+    """Pairs with mined negatives and documents of several queries, as rows (alone, with a pool, or with all documents)
+    or as texts."""
     rng = np.random.default_rng(1)
     pairs = np.stack([rng.permutation(PAIRS), rng.integers(0, 40, PAIRS)], 1)
     negatives = rng.integers(-1, 60, (PAIRS, 2))
@@ -54,7 +60,8 @@ def batches(feed: str, shard: tuple[int, int], folder: Path) -> Any:
         return TextBatches(tokens, tokens, pairs, batch_size=15, negatives=negatives, shard=shard, seed=2)
     rows = rng.standard_normal((2, PAIRS, 6)).astype(np.float32)
     pool = 7 if feed == "pool" else 0
-    return PairBatches(pairs, *rows, batch_size=15, negatives=negatives, pool=pool, shard=shard, seed=2)
+    options = {"negatives": negatives, "pool": pool, "corpus": feed == "corpus", "shard": shard, "seed": 2}
+    return PairBatches(pairs, *rows, batch_size=15, **options)
 
 
 def losses(case: str, feed: str, shared: bool, shard: tuple[int, int], folder: Path) -> list[dict[str, float]]:
@@ -62,6 +69,7 @@ def losses(case: str, feed: str, shared: bool, shard: tuple[int, int], folder: P
     kind, settings = CASES[case]
     torch.manual_seed(5)
     towers = [Bag() if feed == "texts" else nn.Linear(6, 6) for _ in range(1 if shared else 2)]
+    settings = settings | ({"predictor": nn.Linear(6, 6)} if "predictor" in settings else {})
     objective = kind(*towers, known=np.array([[0, 1], [3, 4]]), **settings)
     optim = OptimSettings(lr=0.05, clip=1.0, schedule="constant", warmup=0)
     plan = Stage(name="s", objective=objective, batches=batches(feed, shard, folder), optim=optim, steps=STEPS)
@@ -77,6 +85,7 @@ def every(shard: tuple[int, int], folder: Path) -> dict[str, list[dict[str, floa
         for case in CASES
         for feed in FEEDS
         for shared in (True, False)
+        if (case == "corpus") == (feed == "corpus")
     }
 
 

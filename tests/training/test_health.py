@@ -13,7 +13,7 @@ import torch
 from lodesmith.core import events
 from lodesmith.core.events import Event
 from lodesmith.objectives.contrast import Contrast
-from lodesmith.training import OptimSettings, fit
+from lodesmith.training import OptimSettings, _rules, fit
 from lodesmith.training.health import CAUSES, Health, StoppedError, crowded, heed, misplaced, pad_leak, probed
 
 
@@ -161,6 +161,41 @@ def test_a_term_that_is_nothing_beside_the_other() -> None:
     assert "mse is 0.07% of the total" in found["negligible"].message
     two.weights = {"infonce": 0.6, "mse": 400.0}
     assert not ailing.warnings(ailing.happened(plan, log_every=2))
+
+
+def told(steps: Sequence[tuple[float, float, float]], floor: float | None = 1.05) -> list[str]:
+    """Causes, from the loss, a regulariser and its weight at each report."""
+    evidence, memory = {} if floor is None else {"sigreg_floor": floor}, _rules.Memory({})
+    found: list[str] = []
+    for number, (loss, value, weight) in enumerate(steps, 1):
+        terms, weights = {"infonce": loss, "sigreg": value}, {"infonce": 1.0, "sigreg": weight}
+        step = events.Step(number, 1, "s", terms, loss + weight * value, weights=weights, evidence=evidence)
+        found += [finding.cause for finding in _rules.negligible(step, memory)]
+    return found
+
+
+def test_a_regulariser_is_negligible_only_where_it_never_counted() -> None:
+    assert told([(3.0, 20.0, 1e-4)] * 9) == ["negligible"]
+    assert told([(3.0, 1.08, 0.01)] * 9) == []  # where nothing is left to gain
+    assert told([(3.0, 1.08, 0.01)] * 9, floor=None) == ["negligible"]
+    assert told([(3.0, max(2.0, 20.0 / n), 0.01) for n in range(1, 30)]) == []  # worked down
+    assert told([(3.0, 20.0, 1e-4 * n) for n in range(1, 14)]) == []  # a weight on its way
+    assert told([(3.0, 2.0, 1e-4 * min(n, 8)) for n in range(1, 14)]) == ["negligible"]
+    assert told([(3.0, -3.0, 1e-4)] * 9, floor=None) == ["negligible"]
+
+
+def test_a_negative_loss_that_stays_is_no_fall() -> None:
+    def found(losses: Sequence[float]) -> list[str]:
+        memory = _rules.Memory({})
+        causes: list[str] = []
+        for number, loss in enumerate(losses):
+            list(_rules.note_loss(events.Step(number, 1, "s", {"infonce": loss}, loss), memory))
+            event = events.Validation(number, 1, "s", {"nDCG@10": 0.5 - 0.1 * min(number, 2)}, False)
+            causes += [finding.cause for finding in _rules.overfitting(event, memory)]
+        return causes
+
+    assert found([-1.0] * 8) == []
+    assert found([-1.0, *[-9.0] * 7]) == ["overfitting"]
 
 
 # ------------------------------------------------------------------------ the probe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,40 +11,69 @@ from lodesmith.cli.console import Json, progress, say, show
 from lodesmith.cli.index import PASSAGES
 from lodesmith.core.errors import InputError
 
+if TYPE_CHECKING:
+    from lodesmith.reports.paper_tables import PaperTable
+
+MARKDOWN = "table for a paper to write, a row a dataset and their average, as Markdown"
+LATEX = "the same as LaTeX (booktabs)"
+
 
 def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     system: Annotated[
         str, typer.Argument(help="bm25, random, minilm, a model, run or index folder, a TREC run, or A+B")
     ],
-    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="dataset folders")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATASET...", help="dataset folders, or pulled BEIR sets: beir/scifact, beir:quick, beir:standard …"
+        ),
+    ],
     split: Annotated[str, typer.Option(help="which judgements")] = "test",
     measures: Annotated[str, typer.Option(help="more measures, such as nDCG@20,R@50")] = "",
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
-    out: Annotated[Path | None, typer.Option(help="evaluation file to write (with several datasets: a folder)")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="evaluation file to write (with several datasets a folder; what is finished there is kept)"),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="TREC run file to write (with several datasets: a folder)")] = None,
+    markdown: Annotated[Path | None, typer.Option(help=MARKDOWN)] = None,
+    latex: Annotated[Path | None, typer.Option(help=LATEX)] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a system on the judged queries of a split.
+    """Measure a system on the judged queries of a split. Of several datasets there is a table with their average.
 
     Example: lode evaluate minilm scifact --out minilm.json
     """
-    from lodesmith.recipes.evaluating import evaluate_datasets
-    from lodesmith.reports.tables import evaluation_text
+    from lodesmith.recipes.benchmarking import evaluate_datasets
+    from lodesmith.reports.paper_tables import averages, paper_table, paper_text
+    from lodesmith.reports.tables import MEASURES, evaluation_text
 
-    _distinct(out, run)
+    _distinct(out, run, markdown, latex)
     extra = [name for name in measures.split(",") if name]
     with progress():
-        results = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
-    value = results[0].to_json() if len(results) == 1 else {"evaluations": [r.to_json() for r in results]}
-    show(as_json, value, "\n\n".join(evaluation_text(result) for result in results))
+        found = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
+    if found.kept:
+        say(f"finished before, not measured again: {', '.join(found.kept)}")
+    results = list(found.evaluations)
+    shown = list(dict.fromkeys([*MEASURES, *(name for name in results[0].measures if name in extra)]))
+    table = paper_table(results, measures=shown)
+    _write_tables(table, markdown, latex)
+    if len(results) == 1:
+        show(as_json, results[0].to_json(), evaluation_text(results[0]))
+        return
+    value = {"evaluations": [result.to_json() for result in results], "average": averages(results)}
+    details = "\n\n".join(evaluation_text(result) for result in results)
+    show(as_json, value, f"{details}\n\n{paper_text(table)}")
 
 
-def compare(
+def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="evaluation files of two systems or more")],
     baseline: Annotated[Path | None, typer.Option(help="the evaluation file that the others are held against")] = None,
     measure: Annotated[str, typer.Option(help="the measure to test")] = "nDCG@10",
     report: Annotated[Path | None, typer.Option(help="HTML page to write")] = None,
     out: Annotated[Path | None, typer.Option(help="comparison file to write")] = None,
+    markdown: Annotated[Path | None, typer.Option(help=MARKDOWN)] = None,
+    latex: Annotated[Path | None, typer.Option(help=LATEX)] = None,
     as_json: Json = False,
 ) -> None:
     """Compare systems query by query: difference, interval, p by randomisation, Holm's correction.
@@ -52,14 +81,26 @@ def compare(
     Example: lode compare bm25.json minilm.json --baseline bm25.json --report report.html
     """
     from lodesmith.recipes.evaluating import compare_files
+    from lodesmith.reports.paper_tables import paper_table
     from lodesmith.reports.tables import comparison_text
 
-    _distinct(report, out)
+    _distinct(report, out, markdown, latex)
     evaluations, comparison = compare_files(files, baseline=baseline, measure=measure, report=report, out=out)
+    _write_tables(paper_table(evaluations, comparison), markdown, latex)
     for path in (report, out):
         if path is not None:
             say(f"wrote {path}")
     show(as_json, comparison.to_json(), comparison_text(evaluations, comparison))
+
+
+def _write_tables(table: PaperTable, markdown: Path | None, latex: Path | None) -> None:
+    from lodesmith.core.files import write_text
+    from lodesmith.reports.paper_tables import paper_latex, paper_markdown
+
+    for path, render in ((markdown, paper_markdown), (latex, paper_latex)):
+        if path is not None:
+            write_text(path, render(table))
+            say(f"wrote {path}")
 
 
 def _distinct(*paths: Path | None) -> None:

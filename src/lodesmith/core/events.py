@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+GEOMETRY = "geometry/"
+"""How names begin, among what a validation returns, that go to `Validation.geometry`."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -33,13 +36,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Validation:
-    """Measures on the validation split."""
+    """Measures on the validation split; `geometry` describes the vectors, and decides nothing."""
 
     step: int
     epoch: int
     stage: str
     measures: Mapping[str, float]
     best: bool = False
+    geometry: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _hints(component: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a component's parameters, as far as they can be evaluated."""
     function = component.__init__ if inspect.isclass(component) else component
     try:
-        return get_type_hints(function)
+        return get_type_hints(function, include_extras=True)
     except (NameError, TypeError):
         return {}
 

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.vectors import Vectors
 
-__all__ = ["Crowd", "Deal", "PairBatches", "Rows", "crowd", "deal"]
+__all__ = ["Crowd", "Deal", "Documents", "PairBatches", "Rows", "crowd", "deal"]
 
 RESIDENT = 1 << 30
 """Vectors of at most so many bytes (as float32) are read into memory; larger ones stay on disk."""
+CPU = torch.device("cpu")
 PROBES = 64
 """So many batches are tried for an example before it is left to collide."""
 
@@ -49,20 +50,65 @@ class Rows:
             raise InputError(f"vectors must be [n, d], not {list(vectors.shape)}")
         self._array = vectors
         self._tensor: torch.Tensor | None = None
+        self._moved: torch.Tensor | None = None
         if vectors.size * 4 <= resident:
             self._tensor = torch.from_numpy(np.array(vectors, np.float32, order="C"))
 
     def __len__(self) -> int:
         return len(self._array)
 
-    def take(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    @property
+    def dimension(self) -> int:
+        """d of a row."""
+        return int(self._array.shape[1])
+
+    def take(self, rows: NDArray[np.int64], device: torch.device = CPU) -> torch.Tensor:
         """float32 [len(rows), d]."""
-        if self._tensor is not None:
-            return self._tensor.index_select(0, torch.from_numpy(rows))
+        if (resident := self._on(device)) is not None:
+            return resident.index_select(0, torch.from_numpy(rows).to(device))
         order = np.argsort(rows)  # a disk is read forwards
         gathered = np.empty((len(rows), self._array.shape[1]), np.float32)
         gathered[order] = self._array[rows[order]]
-        return torch.from_numpy(gathered)
+        return torch.from_numpy(gathered).to(device)
+
+    def between(self, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
+        """float32 [stop − start, d]; not a copy where they are in memory."""
+        if (resident := self._on(device)) is not None:
+            return resident[start:stop]
+        return torch.from_numpy(np.array(self._array[start:stop], np.float32)).to(device)
+
+    def _on(self, device: torch.device) -> torch.Tensor | None:
+        """The rows that are in memory, brought to the device once."""
+        if self._tensor is None or device.type == "cpu":
+            return self._tensor
+        if self._moved is None or self._moved.device != device:
+            self._moved = self._tensor.to(device)
+        return self._moved
+
+
+class Documents:
+    """All distinct documents, read block by block; what a batch calls `corpus`.
+
+    Args:
+        rows: of every document.
+        distinct: int64 [m], ascending: those that count, one of each text; None for all.
+    """
+
+    def __init__(self, rows: Rows, distinct: NDArray[np.int64] | None = None) -> None:
+        self._rows = rows
+        self._all = distinct is None or len(distinct) == len(rows)
+        self.ids = torch.arange(len(rows)) if distinct is None else torch.from_numpy(distinct)
+
+    @property
+    def dimension(self) -> int:
+        """d of a row."""
+        return self._rows.dimension
+
+    def block(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
+        """float32 [stop − start, d]. Rows that are in memory are brought to an accelerator once."""
+        if self._all:
+            return self._rows.between(start, stop, device)
+        return self._rows.take(self.ids[start:stop].numpy(), device)
 
 
 @dataclass(frozen=True)
@@ -188,8 +234,9 @@ class PairBatches:
     """Batches of (query, positive document) pairs over stored vectors; a `training.Batches`.
 
     A batch is a mapping of tensors: `queries` and `documents` float32 [n, d], `query_ids` and `document_ids` int64 [n];
-    with `negatives`, `negatives` [n, h, d] and `negative_ids` [n, h]; with `pool`, `pool` [p, d] and `pool_ids` [p].
-    The ids are row numbers; rows of equal text should share one, since only then they count as the same document.
+    with `negatives`, `negatives` [n, h, d] and `negative_ids` [n, h]; with `pool`, `pool` [p, d] and `pool_ids` [p];
+    with `corpus`, `corpus`, the `Documents`. The ids are row numbers; rows of equal text should share one, since only
+    then they count as the same document.
 
     Epoch e is shuffled by (seed, e) alone: its order does not depend on how it was reached.
 
@@ -202,7 +249,9 @@ class PairBatches:
         known: int64 [·, 2]: further known positives, such as judgements of other pairs.
         negatives: int64 [p, h]: rows of documents mined as negatives of each pair, −1 for an empty place.
         pool: so many further documents a batch, drawn at random, as negatives of every query; at least the number of
-            documents means all of them, in order.
+            distinct documents means all of them, in order.
+        distinct: int64 [m], ascending: the rows that pool and corpus take, one of each text; None for all.
+        corpus: give each batch all documents too, to be read block by block.
         shard: (rank, ranks): this process takes every ranks-th example of each batch.
 
     Raises:
@@ -221,16 +270,24 @@ class PairBatches:
         known: NDArray[np.integer] | None = None,
         negatives: NDArray[np.integer] | None = None,
         pool: int = 0,
+        distinct: NDArray[np.integer] | None = None,
+        corpus: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         self._queries, self._documents = Rows(queries), Rows(documents)
+        self._distinct = Documents(self._documents, None if distinct is None else np.asarray(distinct, np.int64))
+        self._corpus = {"corpus": self._distinct} if corpus else {}
         self.pairs = _checked(pairs, len(self._queries), len(self._documents), "pairs")
         if not len(self.pairs):
             raise InputError("there are no training pairs", "choose a split that has judgements")
-        self._crowd = crowd(self.pairs, self.pairs if known is None else np.asarray(known, np.int64).reshape(-1, 2))
+        further = self.pairs[:0] if known is None else np.asarray(known, np.int64).reshape(-1, 2)
+        self.known = np.unique(np.concatenate([self.pairs, further]), axis=0)
+        """int64 [·, 2]: all known positives by the numbers that are in the batches, for the objective's mask."""
+        self._crowd = crowd(self.pairs, self.known)
         self._negatives = None if negatives is None else np.asarray(negatives, np.int64)
         self._check(batch_size, pool, shard)
-        self.batch_size, self.seed, self.pool, self.shard = batch_size, seed, min(pool, len(self._documents)), shard
+        self.batch_size, self.seed, self.shard = batch_size, seed, shard
+        self.pool = min(pool, len(self._distinct.ids))
         self._every: torch.Tensor | None = None
         self._epoch = 0
         self._batch = 0
@@ -254,7 +311,7 @@ class PairBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.pairs) / self.batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch = self._epoch
         while self._epoch == epoch:
             batch = self._gather(self._batch)
@@ -287,7 +344,7 @@ class PairBatches:
             self._dealt = (self._epoch, deal(self.pairs, self._crowd, self.batch_size, generator))
         return self._dealt[1]
 
-    def _gather(self, number: int) -> dict[str, torch.Tensor]:
+    def _gather(self, number: int) -> dict[str, Any]:
         rank, ranks = self.shard
         start = number * self.batch_size
         examples = self._deal().order[start : start + self.batch_size][rank::ranks]
@@ -305,16 +362,16 @@ class PairBatches:
             batch |= {"negatives": taken.view(*rows.shape, taken.shape[1]), "negative_ids": torch.from_numpy(rows)}
         if self.pool:
             batch |= self._pool(number)
-        return batch
+        return {**batch, **self._corpus}
 
     def _pool(self, number: int) -> dict[str, torch.Tensor]:
-        if self.pool == len(self._documents):
-            rows = np.arange(self.pool)
+        every = self._distinct.ids
+        if self.pool == len(every):
             if self._every is None:
-                self._every = self._documents.take(rows)
-            return {"pool": self._every, "pool_ids": torch.from_numpy(rows)}
+                self._every = self._distinct.block(0, self.pool, CPU)
+            return {"pool": self._every, "pool_ids": every}
         generator = np.random.Generator(np.random.PCG64([self.seed, self._epoch, number]))
-        drawn: NDArray[np.int64] = generator.choice(len(self._documents), self.pool, replace=False, shuffle=False)
+        drawn = every.numpy()[generator.choice(len(every), self.pool, replace=False, shuffle=False)]
         return {"pool": self._documents.take(drawn), "pool_ids": torch.from_numpy(drawn)}
 
 

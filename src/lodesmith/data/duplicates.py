@@ -108,7 +108,7 @@ def _shingles(texts: Sequence[str], size: int) -> tuple[NDArray[np.uint64], NDAr
     remaining = np.repeat(starts[1:], counts) - np.arange(len(hashes))
     for k in range(size):
         shifted = np.zeros_like(hashes)
-        shifted[: len(hashes) - k or None] = hashes[k:]
+        shifted[: max(0, len(hashes) - k)] = hashes[k:]
         rolled = _mix(rolled + np.where(remaining > k, shifted, np.uint64(0)))
     whole = (remaining >= size) | (np.arange(len(hashes)) == np.repeat(starts[:-1], counts))
     owner = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)[whole]

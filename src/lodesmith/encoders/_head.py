@@ -7,6 +7,8 @@ import torch
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.vectors import Vectors
+from lodesmith.encoders.corpus import default_cache
+from lodesmith.encoders.corpus.scratch import scratch
 from lodesmith.encoders.transformer import TransformerEncoder
 
 __all__ = ["through_head"]
@@ -29,7 +31,7 @@ def through_head(encoder: TransformerEncoder, base: TransformerEncoder, vectors:
     ours, theirs = list(encoder.model), list(base.model)
     if [type(m).__name__ for m in ours[: len(theirs)]] != [type(m).__name__ for m in theirs]:
         raise InputError(f"{encoder.source} does not begin with the modules of {base.source}")
-    values = np.empty((len(vectors.values), encoder.dimension), np.float32)
+    values = scratch((len(vectors.values), encoder.dimension), np.float32, default_cache())
     with torch.inference_mode():
         for start in range(0, len(values), _BLOCK):
             block = torch.from_numpy(np.array(vectors.values[start : start + _BLOCK], np.float32)).to(encoder.device)

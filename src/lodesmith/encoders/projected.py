@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from lodesmith.core.files import atomic_folder, write_text
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.vectors import Vectors
+from lodesmith.encoders._finetuning import Tuning, merged, tune
 from lodesmith.encoders._identity import digest
 from lodesmith.encoders._loading import load_model, quiet
 from lodesmith.encoders.transformer import TransformerEncoder
@@ -71,6 +72,14 @@ class ProjectionLayer(nn.Module):
         out: Tensor = self.layers(vectors)
         return vectors + out if self.kind == "residual_linear" else out
 
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """A [output, input] and b [output] where the layer is x → Ax + b; None for `mlp`."""
+        layer = self.layers[0]
+        if self.kind == "mlp" or not isinstance(layer, nn.Linear):
+            return None
+        added = torch.eye(self.input, device=layer.weight.device) if self.kind == "residual_linear" else 0.0
+        return layer.weight + added, layer.bias
+
     def stock_modules(self) -> list[nn.Module]:
         """The same function, without dropout, in sentence-transformers' own `Dense` modules; weights are copied."""
         linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
@@ -91,6 +100,11 @@ def _dense(layer: nn.Linear, activation: nn.Module, added: Tensor | float) -> nn
     return dense
 
 
+def _predictor(dimension: int) -> nn.Module:
+    """Query vectors [n, d] → document vectors [n, d]."""
+    return nn.Sequential(nn.Linear(dimension, 2 * dimension), nn.GELU(), nn.Linear(2 * dimension, dimension))
+
+
 class IsotropicGaussianEncoder(nn.Module):
     """A base encoder, frozen or not, with a projection on top.
 
@@ -101,25 +115,38 @@ class IsotropicGaussianEncoder(nn.Module):
         output_dim: d of the result; None for the base's.
         base_model: a `TransformerEncoder`, or what one is made from.
         freeze_base: leave the base as it is.
+        freeze_layers: of a base that trains, leave the embeddings and so many of the first layers as they are.
+        base_dropout: of a base while it trains; None for what its configuration says.
+        activation_checkpointing: of a base that trains, keep the layers' inputs only and compute them again when their
+            gradients are due: less memory, a third more time.
+        lora: train low-rank adapters of the base instead of its weights: `rank`, `alpha`, `dropout` and `layers`. What
+            is saved has them added.
         kind: of the `ProjectionLayer`.
         hidden: of the `ProjectionLayer`.
         dropout: of the `ProjectionLayer`.
         metric: how the results are compared; None for the base's way.
+        predictor: train beside them a `predictor` of document vectors from query vectors, for an objective that has a
+            prediction (LeJEPA, arXiv 2511.08544). It is no part of the encoder, and not saved.
 
     Raises:
         ConfigError: the settings do not fit each other or the base.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the recipes set, by name
         self,
         output_dim: int | None = None,
         base_model: TransformerEncoder | str | Path = "minilm",
         freeze_base: bool = True,
         *,
+        freeze_layers: int = 0,
+        base_dropout: float | None = None,
+        activation_checkpointing: bool = False,
+        lora: Mapping[str, Any] | None = None,
         kind: Kind = "mlp",
         hidden: int | None = None,
         dropout: float = 0.1,
         metric: Metric | None = None,
+        predictor: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(base_model, TransformerEncoder):
@@ -129,9 +156,16 @@ class IsotropicGaussianEncoder(nn.Module):
         self.base = base_model
         self.freeze_base = freeze_base
         self.base_module = base_model.model.requires_grad_(not freeze_base)
+        how = Tuning(freeze_layers, base_dropout, activation_checkpointing, lora)
+        if not freeze_base:
+            tune(base_model, how)
+        elif how != Tuning():
+            raise ConfigError("the base is frozen, and settings say how it trains", "set freeze_base to false")
         width = base_model.dimension
         self.projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind).to(base_model.device)
         self.metric: Metric = metric or base_model.metric
+        # Drawn last: the projection begins the same with it and without.
+        self.predictor = _predictor(self.dimension).to(base_model.device) if predictor else None
 
     @property
     def dimension(self) -> int:
@@ -141,7 +175,7 @@ class IsotropicGaussianEncoder(nn.Module):
     @property
     def parameters_total(self) -> int:
         """Parameters of base and projection."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for part in (self.base_module, self.projection) for p in part.parameters())
 
     @property
     def fingerprint(self) -> str:
@@ -151,10 +185,12 @@ class IsotropicGaussianEncoder(nn.Module):
         return fingerprint({"base": base, "projection": own})
 
     def get_trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that training may change, by group: `base` (none where it is frozen) and `projection`."""
+        """The parameters that training may change, by group: `base` (none where it is frozen), `projection` and
+        `predictor` (none where there is none)."""
         return {
             "base": [p for p in self.base_module.parameters() if p.requires_grad],
             "projection": list(self.projection.parameters()),
+            "predictor": [] if self.predictor is None else list(self.predictor.parameters()),
         }
 
     def train(self, mode: bool = True) -> IsotropicGaussianEncoder:
@@ -210,7 +246,7 @@ class IsotropicGaussianEncoder(nn.Module):
         if self.base.model.truncate_dim is not None:
             raise InputError("a base that truncates its vectors cannot be saved under a projection", "choose another")
         rounded = self.base.precision != "float32"
-        base = load_model(self.base.folder, "cpu") if rounded else self.base_module
+        base = load_model(self.base.folder, "cpu") if rounded else merged(self.base_module)
         model = SentenceTransformer(
             modules=[*base, *self.projection.stock_modules()],
             device=str(self.base.device),

@@ -79,6 +79,10 @@ class Flat:
         """The ids of all items."""
         return [n for s in self._segments for n, alive in zip(s.vectors.ids, s.alive.tolist(), strict=True) if alive]
 
+    def bytes_for(self, vectors: Vectors) -> int:
+        """What these vectors will take in memory once they are searched, beside what holds their values."""
+        return len(vectors.values) * (vectors.dimension * {"int8": 1, "bfloat16": 2, "float32": 4}[self.precision] + 32)
+
     def add(self, vectors: Vectors) -> None:
         """Add items by id; an id that is there is replaced. The values are kept by reference: do not change them.
 

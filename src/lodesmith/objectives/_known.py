@@ -36,6 +36,21 @@ class Known:
             queries: int64 [n], ids; below 0 for one that is not known.
             documents: int64 [m], ids.
         """
+        rows, positives = self.listed(queries)
+        distinct, place_of = torch.unique(documents, return_inverse=True)
+        table = torch.zeros(len(distinct), len(queries), dtype=torch.bool, device=queries.device)
+        if len(distinct):
+            place = torch.searchsorted(distinct, positives).clamp(max=len(distinct) - 1)
+            hit = distinct[place] == positives
+            table[place[hit], rows[hit]] = True
+        return table[place_of].T  # whole rows are quicker to take than columns
+
+    def listed(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every known positive of the queries: the row of its query, and its document; int64 [k] twice.
+
+        Args:
+            queries: int64 [n], ids; below 0 for one that is not known.
+        """
         if self._starts.device != queries.device:
             self._starts, self._listed = self._starts.to(queries.device), self._listed.to(queries.device)
         last = len(self._starts) - 2
@@ -44,14 +59,7 @@ class Known:
         counts = torch.where((queries >= 0) & (queries <= last), self._starts[counted + 1] - starts, 0)
         rows = torch.repeat_interleave(torch.arange(len(queries), device=queries.device), counts)
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        positives = self._listed[starts[rows] + within]
-        distinct, place_of = torch.unique(documents, return_inverse=True)
-        table = torch.zeros(len(distinct), len(queries), dtype=torch.bool, device=queries.device)
-        if len(distinct):
-            place = torch.searchsorted(distinct, positives).clamp(max=len(distinct) - 1)
-            hit = distinct[place] == positives
-            table[place[hit], rows[hit]] = True
-        return table[place_of].T  # whole rows are quicker to take than columns
+        return rows, self._listed[starts[rows] + within]
 
 
 def _by_query(pairs: NDArray[np.integer] | None) -> tuple[torch.Tensor, torch.Tensor]:

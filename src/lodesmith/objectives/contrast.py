@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.functional import logsigmoid
 
 from lodesmith.core import registry
-from lodesmith.core.errors import ConfigError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Metric
 from lodesmith.losses.infonce import infonce
 from lodesmith.objectives._candidates import Comparison, Scored
+from lodesmith.objectives._corpus import Blocks, Corpus, Struck, log_sums
 from lodesmith.objectives._evidence import Sample
+from lodesmith.objectives._regularisers import (
+    CovarianceSettings,
+    GorSettings,
+    PredictionSettings,
+    Regularisers,
+    SigregSettings,
+    UniformitySettings,
+)
 
 __all__ = ["Contrast"]
 
-Negatives = Literal["batch", "own"]
+Negatives = Literal["batch", "own", "corpus"]
 
 
 class Contrast(nn.Module):
@@ -43,11 +53,25 @@ class Contrast(nn.Module):
         document_encoder: the documents' own; None where both sides share `encoder`.
         similarity: `cosine`, `dot`, `euclidean` (−‖q − d‖²), or another of the similarity family.
         temperature: divides the similarity.
-        negatives: `batch`, the documents of all rows (and all mined ones); or `own`, only those mined for the query.
-            The pool counts in both.
+        negatives: `batch`, the documents of all rows (and all mined ones); `own`, only those mined for the query (the
+            pool counts in both); or `corpus`, every document there is: a batch then has `corpus`, a `Corpus` of stored
+            rows, to which mined ones and the pool belong anyway. They are encoded and scored block by block in both
+            passes, in memory that does not grow with them.
         symmetric: documents look for their queries too; needs `batch`.
         known: int64 [p, 2] of (query id, document id): known positives. The same numbers as in the batches.
         gather: False keeps each process to its own candidates.
+        sigreg: a regulariser of the queries' and documents' vectors, `losses.sigreg`: {weight: 0.1}; with the loss's
+            own settings (`directions`, `knots`, `reach`); and where the weight is to change, `begin`, the one at first,
+            and `steps`, the number of batches that lead to `weight` by `schedule`, linear or cosine. `of` is `unit`,
+            vectors scaled to length √e, as by default under cosine, or `raw`. It counts in training only: the loss
+            of a validation is comparable between weights.
+        covariance: the same of `losses.covariance`.
+        uniformity: the same of `losses.uniformity`.
+        gor: the same of `losses.gor`.
+        prediction: {weight: 1}, the default where there is a predictor; and `begin`, `steps`, `schedule`. The mean of
+            1 − cos(predictor(q), d) under cosine, else of ‖predictor(q) − d‖² / e; in training only.
+        predictor: query vectors [·, e] → document vectors [·, e]; trains with the encoders.
+        seed: of the regularisers' directions and pairs.
 
     Raises:
         ConfigError: there is no such similarity, or a setting is out of range.
@@ -67,20 +91,33 @@ class Contrast(nn.Module):
         symmetric: bool = False,
         known: NDArray[np.integer] | None = None,
         gather: bool = True,
+        sigreg: SigregSettings | None = None,
+        covariance: CovarianceSettings | None = None,
+        uniformity: UniformitySettings | None = None,
+        gor: GorSettings | None = None,
+        prediction: PredictionSettings | None = None,
+        predictor: nn.Module | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ConfigError(f"the temperature must be above 0, not {temperature}")
-        if negatives not in ("batch", "own"):
-            raise ConfigError(f"negatives is {negatives!r}", registry.did_you_mean(negatives, ["batch", "own"]))
+        if negatives not in get_args(Negatives):
+            raise ConfigError(
+                f"negatives is {negatives!r}", registry.did_you_mean(negatives, list(get_args(Negatives)))
+            )
         if symmetric and negatives != "batch":
             raise ConfigError("a symmetric loss needs negatives: batch", "set symmetric to false")
         self.encoder = encoder
         self.document_encoder = document_encoder
+        self.similarity = similarity
         self.temperature = temperature
         self.negatives = negatives
         self.symmetric = symmetric
-        self.weights: Mapping[str, float] = {"infonce": 1.0}
+        losses = {"sigreg": sigreg, "covariance": covariance, "uniformity": uniformity, "gor": gor}
+        self.regularisers = Regularisers(similarity, seed, prediction, predictor is not None, **losses)
+        self.predictor = predictor if self.regularisers.predicts else None
+        self.weights: dict[str, float] = {"infonce": 1.0, **self.regularisers.weights}
         self.chance = {}
         self._sample: Sample | None = None
         self._compare = Comparison(similarity, known, gather)
@@ -92,32 +129,64 @@ class Contrast(nn.Module):
 
     @property
     def evidence(self) -> Mapping[str, torch.Tensor]:
-        """What the last training batch says beside its loss: `spread`, `rank`, `tied`."""
-        return {} if self._sample is None else self._sample.evidence()
+        """What the last training batch says beside its loss: `spread`, `rank`, `tied`; and `sigreg_floor`."""
+        return {} if self._sample is None else {**self._sample.evidence(), **self.regularisers.evidence}
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The term `infonce` of a batch.
+        """The term `infonce` of a batch; in training, those of the regularisers and the prediction beside it.
 
         Raises:
-            InputError: queries and documents are not the same number.
+            InputError: queries and documents are not the same number, or the corpus is missing.
         """
-        own = self.negatives == "own"
-        scored = self._compare(batch, self.encoder, self.document_encoder, training=self.training, local=own)
+        whole = self.negatives == "corpus"
+        if whole:
+            batch = {name: part for name, part in batch.items() if name not in ("negatives", "negative_ids", "pool")}
+        local = self.negatives != "batch"
+        scored = self._compare(batch, self.encoder, self.document_encoder, training=self.training, local=local)
         self.chance = {"infonce": math.log(max(1, self._candidates(batch, scored)))}
         if self.training:
             self._sample = Sample.of(scored)
-        mask = scored.mask | scored.others if own else scored.mask
+        loss = self._against_corpus(batch, scored) if whole else self._against_batch(scored)
+        terms = {"infonce": loss * scored.ranks.share if scored.ranks.world > 1 else loss}
+        terms.update(self.regularisers(scored, self.predictor, self.weights))
+        return terms
+
+    def _against_batch(self, scored: Scored) -> torch.Tensor:
+        """Mean over rows of −log softmax at the positive, among the columns."""
+        mask = scored.mask | scored.others if self.negatives == "own" else scored.mask
         apart = self.symmetric and scored.ranks.world > 1
         loss = infonce(scored.scores, scored.labels, mask, self.temperature, self.symmetric and not apart)
         if apart:
             scores, back = self._compare.backwards(scored)
             loss = (loss + infonce(scores, scored.labels, back, self.temperature)) / 2
-        return {"infonce": loss * scored.ranks.share if scored.ranks.world > 1 else loss}
+        return loss
+
+    def _against_corpus(self, batch: Mapping[str, Any], scored: Scored) -> torch.Tensor:
+        """Mean over rows of −log softmax at the positive, among all documents but other positives of the query."""
+        corpus, queries = _corpus_of(batch), scored.encoded.queries
+        struck = Struck.of(scored, self._compare.known, corpus)  # asks the other ranks, whatever this one has
+        if not len(queries):
+            return scored.scores.sum()
+        blocks = Blocks.of(corpus, struck, queries)
+        encoder = self.document_encoder or self.encoder
+        compare = self._compare.similarity
+        others = log_sums(queries, blocks, encoder, self.similarity, compare, self.temperature)
+        positives = scored.scores.gather(1, scored.labels[:, None])[:, 0]
+        return -logsigmoid(positives.to(others.dtype) / self.temperature - others).mean()
 
     def _candidates(self, batch: Mapping[str, Any], scored: Scored) -> int:
         """Candidates of a row, the masked ones among them."""
         if self.negatives == "batch":
             return scored.scores.shape[1]
+        if self.negatives == "corpus":
+            return len(_corpus_of(batch).ids)
         places = batch["negative_ids"] if "negative_ids" in batch else batch.get("negatives")
         pool = scored.encoded.pool
         return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else len(pool))
+
+
+def _corpus_of(batch: Mapping[str, Any]) -> Corpus:
+    corpus = batch.get("corpus")
+    if not isinstance(corpus, Corpus):
+        raise InputError("negatives: corpus needs a corpus of stored vectors in each batch", "use another kind")
+    return corpus

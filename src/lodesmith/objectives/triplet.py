@@ -16,6 +16,14 @@ from lodesmith.core.protocols import Metric
 from lodesmith.losses.triplet import Pick, hinges
 from lodesmith.objectives._candidates import Comparison, Scored
 from lodesmith.objectives._evidence import Sample
+from lodesmith.objectives._regularisers import (
+    CovarianceSettings,
+    GorSettings,
+    PredictionSettings,
+    Regularisers,
+    SigregSettings,
+    UniformitySettings,
+)
 
 __all__ = ["Triplet"]
 
@@ -43,6 +51,7 @@ class Triplet(nn.Module):
         active_only: mean over the triplets above 0 alone; for `batch_all`, where most soon are 0.
         known: int64 [p, 2] of (query id, document id): known positives. The same numbers as in the batches.
         gather: where several processes train, False keeps each to its own candidates.
+        sigreg, covariance, uniformity, gor, prediction, predictor, seed: as of `objectives.contrast.Contrast`.
 
     Raises:
         ConfigError: there is no such similarity, or a setting is out of range.
@@ -59,6 +68,13 @@ class Triplet(nn.Module):
         active_only: bool = False,
         known: NDArray[np.integer] | None = None,
         gather: bool = True,
+        sigreg: SigregSettings | None = None,
+        covariance: CovarianceSettings | None = None,
+        uniformity: UniformitySettings | None = None,
+        gor: GorSettings | None = None,
+        prediction: PredictionSettings | None = None,
+        predictor: nn.Module | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not margin > 0:
@@ -71,7 +87,10 @@ class Triplet(nn.Module):
         self.margin = margin
         self.negatives: Negatives = negatives
         self.active_only = active_only
-        self.weights: Mapping[str, float] = {"triplet": 1.0, "active": 0.0}
+        losses = {"sigreg": sigreg, "covariance": covariance, "uniformity": uniformity, "gor": gor}
+        self.regularisers = Regularisers(similarity, seed, prediction, predictor is not None, **losses)
+        self.predictor = predictor if self.regularisers.predicts else None
+        self.weights: dict[str, float] = {"triplet": 1.0, "active": 0.0, **self.regularisers.weights}
         self.chance: Mapping[str, float] = {"triplet": margin}
         """What the loss is when the scores say nothing."""
         self._sample: Sample | None = None
@@ -84,11 +103,11 @@ class Triplet(nn.Module):
 
     @property
     def evidence(self) -> Mapping[str, torch.Tensor]:
-        """What the last training batch says beside its loss: `spread`, `rank`, `tied`."""
-        return {} if self._sample is None else self._sample.evidence()
+        """What the last training batch says beside its loss: `spread`, `rank`, `tied`; and `sigreg_floor`."""
+        return {} if self._sample is None else {**self._sample.evidence(), **self.regularisers.evidence}
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The terms `triplet` and `active` of a batch.
+        """The terms `triplet` and `active` of a batch; in training, those of the regularisers and the prediction too.
 
         Raises:
             InputError: queries and documents are not the same number, or there are no mined negatives and they are
@@ -106,7 +125,9 @@ class Triplet(nn.Module):
         counts = scored.ranks.sum(torch.stack([counted.sum(), active.sum()])).clamp(min=1)
         world = scored.ranks.world
         loss = values.sum() / counts[1 if self.active_only else 0] * world
-        return {"triplet": loss, "active": active.sum() / counts[0] * world}
+        terms = {"triplet": loss, "active": active.sum() / counts[0] * world}
+        terms.update(self.regularisers(scored, self.predictor, self.weights))
+        return terms
 
     def _triplets(self, scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
         scores, labels, mask = scored.scores, scored.labels, scored.mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from lodesmith.core.run import Run
 from lodesmith.evaluation import compare as comparing
 from lodesmith.evaluation import measures as measuring
 from lodesmith.evaluation.evaluate import evaluate as measure_run
-from lodesmith.recipes.systems import System, latency, resolve
+from lodesmith.recipes.systems import System, latency
 
-__all__ = ["compare_files", "evaluate_datasets", "evaluate_system"]
+__all__ = ["compare_files", "evaluate_system"]
 
 
 def evaluate_system(
@@ -45,37 +44,6 @@ def evaluate_system(
         fingerprints=dict(system.fingerprints) | {"dataset": dataset.fingerprint},
     )
     return evaluation, run
-
-
-def evaluate_datasets(
-    system: str,
-    folders: Sequence[Path],
-    *,
-    split: str = "test",
-    measures: Sequence[str] = (),
-    out: Path | None = None,
-    run: Path | None = None,
-    passages: int | None = None,
-) -> list[Evaluation]:
-    """Measure a system by its spelling on dataset folders; write evaluation and run files where asked."""
-    for spelling in measures:
-        measuring.parse(spelling)
-    datasets = [Dataset.load(folder) for folder in folders]
-    names = [re.sub(r"[^\w.-]+", "_", dataset.name) for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise InputError(f"two datasets are called {max(names, key=names.count)!r}", "evaluate them one at a time")
-    results = []
-    for dataset in datasets:
-        dataset.split(split)
-    for name, dataset in zip(names, datasets, strict=True):
-        evaluation, ranking = evaluate_system(resolve(system, dataset, passages), dataset, split, measures)
-        several = len(folders) > 1
-        if out is not None:
-            evaluation.save(out / f"{name}.json" if several else out)
-        if run is not None:
-            ranking.save(run / f"{name}.trec" if several else run, tag=evaluation.system)
-        results.append(evaluation)
-    return results
 
 
 def compare_files(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lodesmith.core.protocols import Encoder
     from lodesmith.core.vectors import Vectors
 
-__all__ = ["MOST", "ModelGeometry", "geometry"]
+__all__ = ["MOST", "ModelGeometry", "geometry", "geometry_of"]
 
 MOST = 20_000
 """Documents that are measured unless told otherwise: some measures compare all pairs."""
@@ -97,13 +97,20 @@ def geometry(
     Raises:
         InputError: there is no such model, dataset or split, or the model gives several vectors a document.
     """
-    dataset = Dataset.load(folder)
+    found = geometry_of(model, Dataset.load(folder), split=split, limit=limit)
+    if out is not None:
+        _write(found, out)
+    return found
+
+
+def geometry_of(model: str, dataset: Dataset, *, split: str | None = None, limit: int | None = MOST) -> ModelGeometry:
+    """As `geometry`, of a dataset that is loaded."""
     if split is None:
         split = "test" if "test" in dataset.judgements else ""
     positives = _positives(dataset, split) if split else []
     encoder = load_encoder(model)
     vectors = _dense(document_vectors(model, encoder, _sample(dataset.documents, limit)))
-    found = ModelGeometry(
+    return ModelGeometry(
         Path(model).resolve().name if Path(model).exists() else model,
         dataset.name,
         split,
@@ -111,9 +118,6 @@ def geometry(
         {"model": encoder.fingerprint, "dataset": dataset.fingerprint},
         measure(vectors, _encoded(model, encoder, dataset, positives), metric=encoder.metric, seed=_SEED),
     )
-    if out is not None:
-        _write(found, out)
-    return found
 
 
 def _sample(documents: Mapping[str, Document], limit: int | None) -> Mapping[str, Document]:

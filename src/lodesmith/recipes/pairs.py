@@ -14,7 +14,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.tables import Judgements
 from lodesmith.recipes.recipe import Recipe
 
-__all__ = ["Pairs", "make_pairs", "mined", "validation_pairs"]
+__all__ = ["Pairs", "distinct_documents", "make_pairs", "mined", "validation_pairs"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def make_pairs(dataset: Dataset, recipe: Recipe) -> Pairs:
     return Pairs(_limited(known, recipe), known, texts, validation)
 
 
+def distinct_documents(dataset: Dataset) -> NDArray[np.int64]:
+    """Document rows, one of each text, ascending: int64 [m]."""
+    return np.unique(np.fromiter(_document_rows(dataset).values(), np.int64, len(dataset.documents)))
+
+
 def validation_pairs(dataset: Dataset, judgements: Judgements) -> NDArray[np.int64]:
     """The positives of judgements: int64 [p, 2] of (place of the query among them, document row)."""
     rows = _document_rows(dataset)
@@ -95,7 +100,7 @@ def mined(
     if name is None:
         return None
     if dataset.folder is None:
-        raise InputError(f"{dataset.name} has no folder and so no column {name!r}", "save it first")
+        raise InputError(f"{dataset.name} has no folder and so no column {name!r}", "save it as one dataset first")
     column, rows = Column.load(dataset.folder, name), _document_rows(dataset)
     places = np.full((len(pairs.queries), most), -1, np.int64)
     for number, query in enumerate(pairs.queries):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
@@ -20,7 +20,7 @@ from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.tracking import Name as Tracking
 
-__all__ = ["Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
+__all__ = ["AdaptRecipe", "Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
 
 FOLDER = Path(__file__).parent
 SHORT = {"data": "data.path"}
@@ -52,7 +52,9 @@ class Component(BaseModel):
 class Data(Section):
     """What is trained on."""
 
-    path: str | None = Field(None, description="dataset folder in BEIR layout; `data=DIR` for short")
+    path: str | None = Field(
+        None, description="dataset folder in BEIR layout, or several with commas; `data=DIR` for short"
+    )
     train: str = Field("train", description="split that gives the training pairs")
     validation: str | None = Field("dev", description="split that is measured while training; null for none")
     limit: int | None = Field(None, ge=1, description="at most this many training pairs, drawn by the seed")
@@ -69,8 +71,14 @@ class StagePlan(Section):
     name: str
     objective: Component
     optim: OptimSettings = OptimSettings()  # type: ignore[call-arg]
+    pairs: Literal["judged", "text"] = Field(
+        "judged", description="judged: the training split's; text: out of the documents alone, as `lode data pairs`"
+    )
     batch_size: int = Field(128, ge=1)
-    pool: int | Literal["corpus"] = Field(0, description="further documents that are negatives of every query")
+    chunk: int | None = Field(
+        None, ge=1, description="texts that are in memory at once while a batch of any size is learned; null for all"
+    )
+    pool: int = Field(0, ge=0, description="further documents, drawn at random, that are negatives of every query")
     epochs: int = Field(10, ge=1)
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
@@ -91,11 +99,25 @@ class EnginePlan(Section):
     accumulate: int = Field(1, ge=1, description="so many batches make a step; their mean counts")
 
 
+_WATCHING: dict[str, Any] = {"tracking": True, "stop_on": True, "evaluation": {"geometry"}}
+"""Settings that change no result."""
+
+
 class EvaluationPlan(Section):
     """What is measured after training."""
 
     split: str = "test"
     measures: tuple[str, ...] = ()
+    validate_on: tuple[str, ...] = Field(
+        (), description="datasets (folders, or pulled BEIR sets) that are measured while training; their mean decides"
+    )
+    validate_split: str = Field("dev", description="split of those datasets")
+    geometry: bool = Field(True, description="tell the geometry of some of the vectors at each validation")
+
+    @field_validator("validate_on", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Recipe(Section):
@@ -112,7 +134,7 @@ class Recipe(Section):
     vocabulary: VocabularyPlan = VocabularyPlan()  # type: ignore[call-arg]
     stages: tuple[StagePlan, ...] = Field(min_length=1)
     engine: EnginePlan = EnginePlan()  # type: ignore[call-arg]
-    evaluation: EvaluationPlan = EvaluationPlan()
+    evaluation: EvaluationPlan = EvaluationPlan()  # type: ignore[call-arg]
     tracking: tuple[Tracking, ...] = Field((), description="experiment trackers that get the figures")
     stop_on: tuple[Cause, ...] = Field(
         (), description="findings that stop the training instead of warning; NaN always does"
@@ -120,8 +142,30 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the resolved recipe, but for who watches it: that changes no result."""
-        return fingerprint(self.model_dump(mode="json", exclude={"tracking", "stop_on"}))
+        """SHA-256 of the resolved recipe, but for who watches it and what is told: that changes no result."""
+        return fingerprint(self.model_dump(mode="json", exclude=_WATCHING))
+
+
+class AdaptationPlan(Section):
+    """How a system is made for documents that nobody has asked anything yet."""
+
+    queries: tuple[Literal["sentence", "title", "phrase"], ...] = Field(
+        ("sentence", "title"), min_length=1, description="what is taken out of documents to choose weight and strength"
+    )
+    trained: tuple[Literal["sentence", "title", "phrase"], ...] = Field(
+        ("sentence",), min_length=1, description="what is taken out of documents to train on"
+    )
+    held_out: int = Field(300, ge=10, description="queries of each kind that choose weight and strength, at most")
+    weight: float = Field(0.55, ge=0, le=1, description="of the encoder beside BM25, where nothing speaks against it")
+    pull: float = Field(
+        1.0, ge=0, description="how firmly the weight is held there: nDCG@10 that a squared distance, up to .2, costs"
+    )
+
+
+class AdaptRecipe(Recipe):
+    """A training without labels: the recipe that has a section `adaptation`."""
+
+    adaptation: AdaptationPlan
 
 
 class Texts(Section):
@@ -162,7 +206,7 @@ class WordVectorsRecipe(Section):
     seed: int = Field(0, ge=0, lt=2**32 - 1)
     data: Texts = Texts()  # type: ignore[call-arg]
     word_vectors: WordVectorsPlan
-    evaluation: EvaluationPlan = EvaluationPlan()
+    evaluation: EvaluationPlan = EvaluationPlan()  # type: ignore[call-arg]
     tracking: tuple[Tracking, ...] = Field((), description="experiment trackers that get the figures")
 
     @property
@@ -174,6 +218,13 @@ class WordVectorsRecipe(Section):
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+_KINDS: Mapping[str, type[Recipe] | type[WordVectorsRecipe]] = {
+    "word_vectors": WordVectorsRecipe,
+    "adaptation": AdaptRecipe,
+}
+"""Section → the kind of recipe that has it."""
 
 
 def load(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
@@ -195,7 +246,7 @@ def load_any(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
         ConfigError: a name, key or value is wrong.
     """
     tree = _read(_locate(str(source)))
-    kind = WordVectorsRecipe if "word_vectors" in tree else Recipe
+    kind = next((kind for name, kind in _KINDS.items() if name in tree), Recipe)
     for key, value in _pairs(overrides):
         _set(tree, kind.short.get(key, key), value)
     try:

@@ -10,6 +10,7 @@ from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes._run_folder import UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
+from lodesmith.recipes.geometry import geometry_of
 from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.systems import Resolver, renamed
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lodesmith.recipes.word_vectors import WordVectorsTraining
 
 __all__ = ["report"]
+
+PICTURED = 4096
+"""Documents whose geometry is drawn: some of its measures compare all pairs."""
 
 
 def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
@@ -45,5 +49,10 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     from lodesmith.reports.page import render
 
     notes = [f"{dataset!r}", f"recipe {recipe.name}, fingerprint {recipe.fingerprint[:12]}, seed {recipe.seed}"]
-    write_text(out / "report.html", render(f"{recipe.name} on {dataset.name}", results, comparison, notes=notes))
+    geometry = None
+    if isinstance(recipe, Recipe) and recipe.evaluation.geometry and len(dataset.documents) > 1:
+        geometry = geometry_of(str(out), dataset, split=split, limit=PICTURED).geometry
+        notes.append(f"Spectrum, cosines and map are of {recipe.name}'s vectors of {geometry.items:,} documents.")
+    title = f"{recipe.name} on {dataset.name}"
+    write_text(out / "report.html", render(title, results, comparison, notes=notes, geometry=geometry))
     return results

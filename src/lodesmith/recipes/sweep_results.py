@@ -290,7 +290,7 @@ def _further(results: Sequence[Result]) -> list[str]:
 
 def _retrieval(name: str) -> bool:
     try:
-        parse(name)
+        parse(name.rpartition("/")[2])  # one of another dataset has that dataset's name before it
     except ConfigError:
         return False
     return True

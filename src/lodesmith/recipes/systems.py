@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object, sha256_file
-from lodesmith.core.protocols import Encoder, Retriever
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.protocols import Encoder, Metric, Retriever
 from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
@@ -22,6 +23,7 @@ from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
+    from lodesmith.retrieval.dense import Searched
     from lodesmith.retrieval.rerank import CrossEncoder
 
 __all__ = ["Resolver", "System", "latency", "load_encoder", "resolve"]
@@ -32,6 +34,9 @@ LATENCY_QUERIES = 50
 """How many queries are asked one at a time to measure the latency."""
 _LATENCY_SECONDS = 30.0
 """How long that may take: a slow system is asked fewer."""
+_MEMORY_SHARE = 0.25
+"""The most of the machine's memory that an index may take for a corpus to be held. What is free says little: files
+that were read count as used in a container."""
 _RERANK = re.compile(r"rerank:(?:([0-9]+):)?")
 
 
@@ -97,7 +102,25 @@ class Resolver:
             return System(path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False)
         if _is_index(path):
             return _stored(path)
-        return self._dense(spelling)
+        return self._encoded(spelling)
+
+    def _encoded(self, spelling: str) -> System:
+        """A model; of a run without labels BM25 beside it, fused as training chose."""
+        manifest = Path(spelling) / "manifest.json"
+        is_run = manifest.is_file() and manifest.with_name("recipe.yaml").is_file()
+        fusion = read_object(manifest).get("fusion") if is_run else None
+        encoded = self._dense(spelling)
+        return encoded if fusion is None else self._beside_bm25(encoded, fusion)
+
+    def _beside_bm25(self, encoded: System, fusion: Mapping[str, float]) -> System:
+        from lodesmith.retrieval.fuse import Standardised
+
+        lexical = self.resolve("bm25")
+        weights = (1 - fusion["weight"], fusion["weight"])
+        retriever = Standardised((lexical.retriever, encoded.retriever), weights, int(fusion["depth"]))
+        found = fused([lexical, encoded], encoded.name)
+        prints = dict(found.fingerprints) | {"fusion": fingerprint(dict(fusion))}
+        return replace(found, retriever=retriever, fingerprints=prints, vectors=encoded.vectors)
 
     def _bm25(self) -> System:
         from lodesmith.retrieval.bm25 import BM25
@@ -155,6 +178,11 @@ def _parts(spelling: str) -> list[str]:
         parts.append("+".join(words[at:end]))
         at = end
     return parts
+
+
+def parts_of(spelling: str) -> list[str]:
+    """The parts of a system's spelling; one, where it is the path of something."""
+    return [spelling] if Path(spelling).exists() else _parts(spelling)
 
 
 def _is_path(part: str) -> bool:
@@ -260,18 +288,33 @@ def _check_weights(run: Path) -> None:
 
 
 def dense(name: str, encoder: Encoder, vectors: Vectors) -> System:
-    """A system from an encoder and the vectors that it gave the documents."""
+    """A system from an encoder and the vectors that it gave the documents.
+
+    Where an index of them would take much of the memory, they are searched block by block from the disk; as each search
+    then reads all of them, single queries are not timed.
+    """
     from lodesmith.retrieval.dense import Dense
 
-    index = find("indexes", "flat")(metric=encoder.metric)
-    index.add(vectors)
+    index, held = _searched(vectors, encoder.metric)
     cost = {
         "encode_docs_per_s": vectors.info.get("docs_per_s"),
         "index_bytes": vectors.values.size * 4,
         "parameters": parameters_of(encoder),
         "truncated": vectors.info.get("truncated"),
     }
-    return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint}, vectors=vectors)
+    return System(name, Dense(encoder, index), cost, {"model": encoder.fingerprint}, timed=held, vectors=vectors)
+
+
+def _searched(vectors: Vectors, metric: Metric) -> tuple[Searched, bool]:
+    """What searches the vectors, and whether it holds them in memory."""
+    from lodesmith.indexes._streamed import Streamed
+    from lodesmith.recipes._machine import memory
+
+    index = find("indexes", "flat")(metric=metric)
+    if index.bytes_for(vectors) > _MEMORY_SHARE * memory()["total"]:
+        return Streamed(vectors, metric), False
+    index.add(vectors)
+    return index, True
 
 
 def parameters_of(encoder: Encoder) -> int:

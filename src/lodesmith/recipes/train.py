@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,18 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Event
 from lodesmith.core.files import read_json, sha256_folder, write_json, write_text
+from lodesmith.core.joined import folders_of, load_several
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, settled, versions
-from lodesmith.recipes.learners import Learner, learner
+from lodesmith.recipes.learners import Learner, learner, way
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, make_pairs
-from lodesmith.recipes.recipe import Component, Recipe, StagePlan, WordVectorsRecipe, load_any
+from lodesmith.recipes.recipe import AdaptRecipe, Component, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import report
 from lodesmith.recipes.validating import Validating
+from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
 from lodesmith.recipes.word_vectors import WordVectorsTraining
 from lodesmith.recipes.word_vectors import plan as plan_word_vectors
 from lodesmith.training import tracking
@@ -61,29 +64,63 @@ def plan(
         return plan_word_vectors(recipe, out=out, resume=resume, reported=reported)
     if recipe.data.path is None:
         raise ConfigError("the recipe has no data", "add data=DIR, a dataset folder")
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(Path(recipe.data.path))})})
+    folders = folders_of(recipe.data.path)
+    path = ",".join(map(str, folders))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": path})})
     _check_components(recipe)
-    if not Path(str(recipe.data.path)).is_dir():
-        raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=recipe.data.path)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=folder)
+    check_elsewhere(recipe)
     out, begun = enter(recipe, out, resume)
-    return Training(recipe, out, begun, reported and not ranks()[0])
+    return _kind(recipe)(recipe, out, begun, reported and not ranks()[0])
+
+
+def _kind(recipe: Recipe) -> type[Training]:
+    if not isinstance(recipe, AdaptRecipe):
+        return Training
+    from lodesmith.recipes.adapting import AdaptTraining
+
+    return AdaptTraining
 
 
 def _check_components(recipe: Recipe) -> None:
     """Every name and setting of the recipe, before anything is loaded or built."""
     tracking.check(recipe.tracking)
+    if isinstance(recipe, AdaptRecipe) and recipe.encoder.settings.get("kind") != "residual_linear":
+        raise ConfigError("encoder.kind: without labels only a residual may be trained", "set it to residual_linear")
     _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
     if recipe.document_encoder is not None:
         _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
     for number, stage in enumerate(recipe.stages):
-        supplied = ("encoder", "document_encoder", "known")
+        supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
         parse(stage.monitor)
-        if stage.pool and _from_tokens(recipe.encoder):
+        if stage.pool and way(recipe.encoder) != "vectors":
             raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
-    if recipe.encoder.settings.get("freeze_base", True) is not True:
-        raise ConfigError("encoder.freeze_base: only a frozen base can be trained over so far", "set it to true")
+        if stage.objective.settings.get("negatives") == "corpus":
+            _check_corpus(recipe, stage, f"stages.{number}")
+        if (stage.objective.settings.get("prediction") or {}).get("weight"):
+            _check_predictor(recipe.encoder, f"stages.{number}")
+
+
+def _check_corpus(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """All documents as negatives: only where none has to be encoded again at each step."""
+    if _from_tokens(recipe.encoder) or recipe.encoder.settings.get("freeze_base", True) is not True:
+        raise ConfigError(
+            f"{place}.objective.negatives: corpus compares each query with every document at each step, which only "
+            "stored vectors of a frozen base allow; this recipe would encode every text again",
+            "set it to batch, or train over a frozen base",
+        )
+    if stage.pool:
+        raise ConfigError(f"{place}.pool: {stage.pool} documents of the pool are in the corpus anyway", "set it to 0")
+
+
+def _check_predictor(encoder: Component, place: str) -> None:
+    """A prediction needs an encoder that has a predictor."""
+    if not encoder.settings.get("predictor"):
+        raise ConfigError(f"{place}.objective.prediction: there is no predictor", "set encoder.predictor to true")
 
 
 def _from_tokens(component: Component) -> bool:
@@ -221,7 +258,7 @@ class Training:
     @cached_property
     def dataset(self) -> Dataset:
         """The training data."""
-        return Dataset.load(str(self.recipe.data.path))
+        return load_several(str(self.recipe.data.path))
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -234,16 +271,20 @@ class Training:
         return learner(self.recipe, self.dataset, self.pairs)
 
     def _stage(self, stage: StagePlan) -> Stage:
+        from lodesmith.objectives._cached import cached
         from lodesmith.training import Stage
 
         batches = self.learner.batches(stage)
         known = getattr(batches, "known", self.pairs.known)  # in the numbers that the batches use
-        objective = find("objectives", stage.objective.use)(
-            **self.learner.encoders(), known=known, **stage.objective.settings
-        )
-        validate = None
+        kind, settings = find("objectives", stage.objective.use), stage.objective.settings
+        if "seed" in signature(kind).parameters:
+            settings = {"seed": self.recipe.seed, **settings}
+        objective = kind(**cached(self.learner.encoders(), stage.chunk), known=known, **settings)
+        validate: Callable[[], Mapping[str, float]] | None = None
         if self.pairs.validation:
             validate = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
+        if self.recipe.evaluation.validate_on:
+            validate = Elsewhere(self.recipe, self.learner, validate)
         return Stage(
             name=stage.name,
             objective=objective,
@@ -252,7 +293,7 @@ class Training:
             epochs=stage.epochs,
             validate=validate,
             validate_first=validate is not None,
-            monitor=stage.monitor if validate else None,
+            monitor=monitor_of(self.recipe, stage.monitor) if validate else None,
             patience=stage.patience if validate else None,
             checkpoint_every=stage.checkpoint_every,
         )

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lodesmith.core.events import GEOMETRY
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.evaluation.measures import parse, score
+from lodesmith.recipes._geometry_sample import GeometrySample
 from lodesmith.recipes.learners import Learner
-from lodesmith.recipes.pairs import Pairs, validation_pairs
+from lodesmith.recipes.pairs import Pairs, distinct_documents, validation_pairs
 from lodesmith.recipes.recipe import Recipe, StagePlan
 
 __all__ = ["LOSS", "MEASURES", "Validating"]
@@ -44,19 +46,20 @@ class Validating:
 
     def __call__(self) -> Mapping[str, float]:
         """Each of `MEASURES` and of the stages' monitors by exact search, and `loss` where the stage's objective needs
-        no more than queries and their documents."""
+        no more than queries and their documents, or all of them; and the geometry of some of the vectors."""
         drop, judgements = self.dataset.drop_same_id, self.pairs.validation
         names = dict.fromkeys([*MEASURES, *(stage.monitor for stage in self.recipe.stages)])
-        documents = self.learner.documents()
+        documents, queries = self.learner.documents(), self.learner.queries(self._texts)
+        beside = {} if self._objective is None else {LOSS: self._loss(queries.values, documents.values)}
+        if self.recipe.evaluation.geometry:
+            told = self._sample(queries.values, documents.values)
+            beside |= {f"{GEOMETRY}{name}": value for name, value in told.items()}
         index = find("indexes", "flat")(metric=self.learner.metric)
         index.add(documents)
-        # Of the documents no more is kept than their pairs need: a large corpus is in memory once, in the index.
-        positives = documents.values[self._numbers[:, 1]] if self._objective is not None else None
-        del documents
-        queries = self.learner.queries(self._texts)
+        del documents  # a large corpus is in memory once, in the index
         run = index.search(queries, 100 + drop)
         measures = score(run, judgements, [parse(name) for name in names], drop_same_id=drop).means
-        return {**measures, **({} if positives is None else {LOSS: self._loss(queries.values, positives)})}
+        return {**measures, **beside}
 
     @cached_property
     def _texts(self) -> dict[str, str]:
@@ -65,6 +68,14 @@ class Validating:
     @cached_property
     def _numbers(self) -> NDArray[np.int64]:
         return validation_pairs(self.dataset, self.pairs.validation)
+
+    @cached_property
+    def _sample(self) -> GeometrySample:
+        return GeometrySample.of(self._distinct, self._numbers, self.learner.metric, self.recipe.seed)
+
+    @cached_property
+    def _distinct(self) -> NDArray[np.int64]:
+        return distinct_documents(self.dataset)
 
     @cached_property
     def _objective(self) -> Any:
@@ -78,24 +89,28 @@ class Validating:
         made = kind(nn.Identity(), known=self._numbers, **component.settings).eval()
         return None if made.needs_mined else made
 
-    def _loss(self, queries: NDArray[np.float32], positives: NDArray[np.float32]) -> float:
+    def _loss(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> float:
         """The weighted terms, a mean over the pairs, in batches of the stage's size that are the same each time.
 
         Args:
             queries: [q, d].
-            positives: [p, d], the document of each pair.
+            documents: [m, d], all of them.
         """
         import torch
 
-        order = np.random.default_rng(self.recipe.seed).permutation(len(positives))
+        from lodesmith.data.batching import Documents, Rows
+
+        corpus = Documents(Rows(documents, resident=0), self._distinct)
+        order = np.random.default_rng(self.recipe.seed).permutation(len(self._numbers))
         whole = 0.0
         for chosen in np.array_split(order, -(-len(order) // self.stage.batch_size)):
             numbers = torch.from_numpy(self._numbers[chosen])
             batch = {
                 "queries": torch.from_numpy(queries[self._numbers[chosen, 0]]),
-                "documents": torch.from_numpy(positives[chosen]),
+                "documents": torch.from_numpy(documents[self._numbers[chosen, 1]]),
                 "query_ids": numbers[:, 0],
                 "document_ids": numbers[:, 1],
+                "corpus": corpus,
             }
             with torch.no_grad():
                 terms = self._objective(batch)

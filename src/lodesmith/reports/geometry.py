@@ -15,7 +15,7 @@ from lodesmith.reports.text import value
 if TYPE_CHECKING:
     from lodesmith.evaluation.geometry import Geometry
 
-__all__ = ["render"]
+__all__ = ["pictures", "render"]
 
 
 def render(title: str, geometry: Geometry, *, notes: Sequence[str] = ()) -> str:
@@ -26,9 +26,18 @@ def render(title: str, geometry: Geometry, *, notes: Sequence[str] = ()) -> str:
         geometry: of its vectors.
         notes: how they came about, one sentence each.
     """
-    body = [
-        _opening(title, geometry),
-        _table(geometry),
+    body = [_opening(title, geometry), _table(geometry), *pictures(geometry)]
+    if notes:
+        items = tag("ul", *(foreign(note, "li") for note in notes), class_="notes")
+        body.append(section("method", "How this was measured", "", items))
+    page = Template(_part("page.html"))
+    style = _part("report.css") + _part("plots.css")
+    return page.substitute(title=text(title), style=style, body=join(body, "\n"), data="", script="")
+
+
+def pictures(geometry: Geometry) -> list[Markup]:
+    """A section for each of the three."""
+    return [
         section(
             "spectrum",
             "Spectrum",
@@ -51,12 +60,6 @@ def render(title: str, geometry: Geometry, *, notes: Sequence[str] = ()) -> str:
             _figure(lambda width: map_plot(geometry.picture.documents, geometry.picture.queries, width=width)),
         ),
     ]
-    if notes:
-        items = tag("ul", *(foreign(note, "li") for note in notes), class_="notes")
-        body.append(section("method", "How this was measured", "", items))
-    page = Template(_part("page.html"))
-    style = _part("report.css") + _part("plots.css")
-    return page.substitute(title=text(title), style=style, body=join(body, "\n"), data="", script="")
 
 
 def _two(geometry: Geometry) -> float:

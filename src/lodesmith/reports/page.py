@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from lodesmith.core.files import write_text
 from lodesmith.core.results import Comparison, Evaluation, Recommendation
 from lodesmith.reports.examples import Answer, Example, Passage
 from lodesmith.reports.findings import extremes, main_pair
+from lodesmith.reports.geometry import pictures
 from lodesmith.reports.markup import embedded, join, text
 from lodesmith.reports.method import method_section, pair_section
 from lodesmith.reports.sections import (
@@ -26,10 +28,13 @@ from lodesmith.reports.sections import (
 from lodesmith.reports.story import Story
 from lodesmith.reports.tables import comparison_table
 
+if TYPE_CHECKING:
+    from lodesmith.evaluation.geometry import Geometry
+
 __all__ = ["Answer", "Example", "Passage", "extremes", "main_pair", "render", "save"]
 
 
-def render(
+def render(  # noqa: PLR0913 - what is compared, and the page's optional parts by name
     title: str,
     evaluations: Sequence[Evaluation],
     comparison: Comparison,
@@ -38,6 +43,7 @@ def render(
     examples: Sequence[Example] = (),
     notes: Sequence[str] = (),
     answers: Sequence[Answer] = (),
+    geometry: Geometry | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -50,6 +56,7 @@ def render(
         examples: queries won and lost by the pair that `main_pair` names for this recommendation.
         notes: the caller's notes on the method, such as how queries were made.
         answers: sample questions with the passages that the recommended system returns.
+        geometry: of a trained model's vectors, shown as pictures.
 
     Raises:
         InputError: there are no evaluations, or two of one system on one dataset.
@@ -66,6 +73,7 @@ def render(
         difference_section(story),
         example_section(examples, story),
         answer_section(answers, story),
+        *([] if geometry is None else pictures(geometry)),
         pair_section(story),
         method_section(story, notes),
     ]

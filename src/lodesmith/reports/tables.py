@@ -229,28 +229,29 @@ def to_markdown(table: Table) -> str:
     """A GitHub table for each block; what is bold is significantly better than every other system."""
     parts = []
     for block in table.blocks:
-        lines = [f"**{_markdown(block.title)}**", ""]
-        lines.append("| " + " | ".join(["system", *map(_markdown, table.columns)]) + " |")
+        lines = [f"**{escape_markdown(block.title)}**", ""]
+        lines.append("| " + " | ".join(["system", *map(escape_markdown, table.columns)]) + " |")
         lines.append("|---|" + "---:|" * len(table.columns))
         for row in block.rows:
-            lines.append("| " + " | ".join([_markdown(row.system), *map(_markdown_cell, row.cells)]) + " |")
+            lines.append("| " + " | ".join([escape_markdown(row.system), *map(_markdown_cell, row.cells)]) + " |")
         parts.append("\n".join(lines))
     signs: dict[Mark, str] = {"best": "**bold**", "tied": "≈ best", "significant": "\\*"}
-    legend = [f"{signs[mark]}: {_markdown(text)}" for mark, text in zip(table.marks, table.legend, strict=True)]
+    legend = [f"{signs[mark]}: {escape_markdown(text)}" for mark, text in zip(table.marks, table.legend, strict=True)]
     return "\n\n".join([*parts, *legend]) + "\n"
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Any text as that text in a cell of a GitHub table."""
     text = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _markdown(cell.text)
+    text = escape_markdown(cell.text)
     if cell.mark == "best":
         text = f"**{text}**"
     mark = {"tied": " ≈ best", "significant": "\\*"}.get(cell.mark, "")
-    return f"{text}{mark} {_markdown(cell.detail)}".rstrip()
+    return f"{text}{mark} {escape_markdown(cell.detail)}".rstrip()
 
 
 # --- LaTeX ------------------------------------------------------------------------------------------------------------
@@ -261,6 +262,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "≈": r"$\approx$",
     "−": "$-$",
+    "±": r"$\pm$",
     "Δ": r"$\Delta$",
     "–": "--",
     "·": r"$\cdot$",
@@ -276,22 +278,23 @@ def to_latex(table: Table) -> str:
     """A `tabular` for the booktabs package; what is bold is significantly better than every other system."""
     width = len(table.columns) + 1
     lines = ["% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}", "\\toprule"]
-    lines.append(" & ".join(["system", *map(_latex, table.columns)]) + r" \\")
+    lines.append(" & ".join(["system", *map(escape_latex, table.columns)]) + r" \\")
     for block in table.blocks:
-        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_latex(block.title)}}}}} \\\\"]
-        lines += [" & ".join([_latex(row.system), *map(_latex_cell, row.cells)]) + r" \\" for row in block.rows]
+        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{escape_latex(block.title)}}}}} \\\\"]
+        lines += [" & ".join([escape_latex(row.system), *map(_latex_cell, row.cells)]) + r" \\" for row in block.rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"% {mark}: {text}" for mark, text in zip(table.marks, table.legend, strict=True)]
     return "\n".join(lines) + "\n"
 
 
-def _latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Any text as that text in LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = _latex(cell.text)
+    text = escape_latex(cell.text)
     if cell.mark == "best":
         text = f"\\textbf{{{text}}}"
     mark = {"tied": r"$^{\approx}$", "significant": "$^{*}$"}.get(cell.mark, "")
-    return f"{text}{mark} {_latex(cell.detail)}".rstrip()
+    return f"{text}{mark} {escape_latex(cell.detail)}".rstrip()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from lodesmith.core.protocols import Encoder, Index
+from lodesmith.core.protocols import Encoder
 from lodesmith.core.run import Run
+from lodesmith.core.vectors import Vectors
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "Searched"]
+
+
+class Searched(Protocol):
+    """What an index does for retrieval."""
+
+    def search(self, queries: Vectors, k: int) -> Run:
+        """The k best items of each query; ties by id, descending."""
+        ...
 
 
 class Dense:
     """Encodes queries and looks them up in an index of document vectors of the same encoder."""
 
-    def __init__(self, encoder: Encoder, index: Index) -> None:
+    def __init__(self, encoder: Encoder, index: Searched) -> None:
         self.encoder, self.index = encoder, index
 
     def search(self, queries: Mapping[str, str], k: int = 10) -> Run:

@@ -1,4 +1,4 @@
-"""Fusion of runs: reciprocal ranks (Cormack, Clarke and Büttcher 2009) or weighted, normalised scores."""
+"""Fusion of runs: reciprocal ranks (Cormack, Clarke and Büttcher 2009), or weighted scores on one scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lodesmith.core.errors import ConfigError
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.run import Run
 
-__all__ = ["Fused", "reciprocal_rank", "weighted"]
+__all__ = ["Fused", "Standardised", "reciprocal_rank", "standardised", "weighted"]
 
 
 def reciprocal_rank(runs: Sequence[Run], k: int = 60, weights: Sequence[float] | None = None) -> Run:
@@ -28,6 +28,30 @@ def reciprocal_rank(runs: Sequence[Run], k: int = 60, weights: Sequence[float] |
 def weighted(runs: Sequence[Run], weights: Sequence[float]) -> Run:
     """Σ weight · score, each run's scores first brought to [0, 1] within the query (its least returned score is 0)."""
     return _fused(runs, weights, [_normalised(run) for run in runs])
+
+
+def standardised(runs: Sequence[Run], weights: Sequence[float]) -> Run:
+    """Σ weight · (score − least) / σ, the least score and the standard deviation those of the query's list.
+
+    So a list that sets a few documents far apart from the rest decides over one that hardly tells its documents apart.
+    Lists are compared at one length: a run with fewer results than the longest found nothing in common with the rest,
+    whose score is then 0, as BM25's is.
+    """
+    lengths = [dict(zip(run.query_ids, np.diff(run.offsets).tolist(), strict=True)) for run in runs]
+    most = {query: max(own.get(query, 0) for own in lengths) for own in lengths for query in own}
+    return _fused(runs, weights, [_spread(run, most) for run in runs])
+
+
+def _spread(run: Run, most: Mapping[str, int]) -> NDArray[np.float64]:
+    values = np.zeros(len(run.scores))
+    for query, start, end in zip(run.query_ids, run.offsets[:-1], run.offsets[1:], strict=True):
+        scores = np.asarray(run.scores[start:end], np.float64)
+        missing = most[query] - len(scores)
+        padded = np.concatenate([scores, np.zeros(missing)])
+        deviation = padded.std()
+        if deviation > 0:
+            values[start:end] = (scores - padded.min()) / deviation
+    return values
 
 
 def _ranks(run: Run) -> NDArray[np.float64]:
@@ -83,3 +107,21 @@ class Fused:
         """The k best documents of each query (id → text)."""
         runs = [retriever.search(queries, self.depth) for retriever in self.retrievers]
         return reciprocal_rank(runs, self.k, self.weights).top(k)
+
+
+class Standardised:
+    """Retrievers fused by `standardised` scores; each is asked for `depth` documents, whatever k is.
+
+    Args:
+        retrievers: at least two.
+        weights: one a retriever.
+        depth: candidates taken from each, over which its scores are standardised.
+    """
+
+    def __init__(self, retrievers: Sequence[Retriever], weights: Sequence[float], depth: int = 200) -> None:
+        self.retrievers, self.weights, self.depth = tuple(retrievers), tuple(weights), depth
+
+    def search(self, queries: Mapping[str, str], k: int = 10) -> Run:
+        """The k best documents of each query (id → text)."""
+        runs = [retriever.search(queries, self.depth) for retriever in self.retrievers]
+        return standardised(runs, self.weights).top(k)

@@ -42,6 +42,8 @@ TIED = 0.05
 """Share of rows with a negative that scores exactly as the positive."""
 NEGLIGIBLE = 0.01
 """Share of the total below which a term does nothing."""
+SATISFIED = 0.2
+"""A term so near the least that it can be, relatively, has nothing left to gain."""
 STALE = 3
 """Validations in a row that are worse than the best."""
 WORSE = 0.05
@@ -247,13 +249,19 @@ def same_scores(step: Step, memory: Memory) -> Iterator[Finding]:
 
 
 def negligible(step: Step, memory: Memory) -> Iterator[Finding]:
-    """A term that is a vanishing part of the total."""
+    """A term that is a vanishing part of the total, and has been from the first: neither one that has been worked down
+    (or begins where nothing is left to gain), nor one whose weight is on its way."""
     parts = {name: abs(step.weights.get(name, 1.0) * value) for name, value in _weighed(step)}
     whole = sum(parts.values())
     if len(parts) < 2 or not step.weights:
         return
     for name, part in parts.items():
         small = 0 < part < NEGLIGIBLE * whole
+        memory.seen[f"counted:{name}"] = counted = memory.seen.get(f"counted:{name}", False) or not small
+        least = step.evidence.get(f"{name}_floor", -math.inf)
+        weight = step.weights.get(name, 1.0)
+        moves = memory.before(f"weight:{name}", weight, 1) not in ([], [weight])
+        small = small and not counted and not moves and step.terms[name] > (1 + SATISFIED) * least
         if memory.again(f"share:{name}", small) and not memory.told(f"zero:{name}"):
             yield Finding(
                 "negligible",
@@ -347,7 +355,7 @@ def overfitting(event: Validation, memory: Memory) -> Iterator[Finding]:
         return
     fallen = (best["value"] - value) * (1 if higher else -1) >= max(WORSE * abs(best["value"]), LEAST)
     then = memory.seen.get("first loss", 0.0) if best["loss"] is None else best["loss"]
-    if memory.again("overfitting", fallen and loss <= (1 - WORSE) * then, STALE):
+    if memory.again("overfitting", fallen and loss <= then - WORSE * abs(then), STALE):
         yield Finding(
             "overfitting",
             f"{name} on validation was best at step {best['step']} ({best['value']:.4f}) and is {value:.4f} now, while "

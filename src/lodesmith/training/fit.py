@@ -310,15 +310,18 @@ class _Loop:
         self.at.validated = self.at.step
         with self.engine.evaluating():
             try:
-                measures = self.engine.agreed(stage.validate())
+                told = self.engine.agreed(stage.validate())
             except NotFiniteError as error:  # weights may be finite, and too large to compute with
                 failed = diverged(f"{error.what} after step {self.at.step}")
                 yield from self._told(stage, failed)
                 raise failed from None
+        start = events.GEOMETRY
+        geometry = {name.removeprefix(start): value for name, value in told.items() if name.startswith(start)}
+        measures = {name: value for name, value in told.items() if not name.startswith(start)}
         better = stage.monitor is not None and self._judge(stage, stage.monitor, measures)
         if better:
             self._keep_best()
-        validation = events.Validation(*self._here(stage), measures, better)
+        validation = events.Validation(*self._here(stage), measures, better, geometry)
         yield validation
         yield from self._warnings(stage, self.health.watch(validation))
         for name, value in measures.items():

@@ -19,6 +19,8 @@ from lodesmith.core.lines import LineError, bounded_lines, decode_json
 
 _TOLD = {events.Step: "step", events.Validation: "validation", events.Warning: "warning", events.Done: "done"}
 """Checkpoints are left out: those that an interruption adds would make the file differ."""
+_MORE = ("weights", "chance", "evidence", "geometry")
+"""Mappings of names to numbers that only some events have."""
 
 
 def to_line(event: Event) -> dict[str, Any] | None:
@@ -30,7 +32,7 @@ def to_line(event: Event) -> dict[str, Any] | None:
     for name, default in (("terms", {}), ("total", None), ("lr", {}), ("grad_norm", {}), ("throughput", None)):
         line[name] = _plain(getattr(event, name, default))
     line["measures"] = _plain(getattr(event, "measures", {}))
-    for name in ("steps", "weights", "chance", "evidence", "best", "message", "cure", "cause", "reason", "seconds"):
+    for name in (*_MORE, "steps", "best", "message", "cure", "cause", "reason", "seconds"):
         if hasattr(event, name):
             line[name] = _plain(getattr(event, name))
     return line
@@ -88,7 +90,7 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
     for name, kind in (("event", str), ("step", int), ("epoch", int), ("stage", str)):
         if not isinstance(line.get(name), kind):
             raise LineError("not-metrics", f"not a metrics line: {name!r} is {line.get(name)!r}")
-    for name in ("terms", "lr", "grad_norm", "measures", "weights", "chance", "evidence"):
+    for name in ("terms", "lr", "grad_norm", "measures", *_MORE):
         own = line.get(name, {})
         if not isinstance(own, dict) or not all(v is None or isinstance(v, int | float) for v in own.values()):
             raise LineError("not-metrics", f"not a metrics line: {name!r} is no mapping of names to numbers")

@@ -50,7 +50,8 @@ class Stage:
         optim: optimiser, schedule, groups.
         epochs: how long (this or `steps`).
         steps: how long (this or `epochs`), in optimiser steps.
-        validate: returns measures; called without gradients and dropout.
+        validate: returns measures; called without gradients and dropout. Names that begin with `geometry/` describe the
+            vectors: they are told, and decide nothing.
         validate_every: steps between validations; None for the end of each epoch.
         validate_first: validate before the first step too, so that the untrained model can be the best.
         monitor: the measure that decides which weights are best; those are the stage's result.

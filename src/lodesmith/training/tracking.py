@@ -172,7 +172,8 @@ def figures(event: Event) -> dict[str, float]:
         found = {f"{group}/{name}": float(value) for group, values in groups.items() for name, value in values.items()}
         return found | {"train/total": event.total, "train/throughput": event.throughput, "train/epoch": event.epoch}
     if isinstance(event, events.Validation):
-        return {f"validation/{name}": float(value) for name, value in event.measures.items()}
+        told = {"validation": event.measures, "geometry": event.geometry}
+        return {f"{group}/{name}": float(value) for group, values in told.items() for name, value in values.items()}
     if isinstance(event, events.Warning) and event.cause:
         return {f"health/{event.cause}": 1.0}
     return {}

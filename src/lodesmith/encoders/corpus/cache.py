@@ -18,11 +18,15 @@ from lodesmith.core.files import locked, read_json, verify_files
 from lodesmith.core.hashing import text_key
 from lodesmith.core.protocols import Encoder, Side
 from lodesmith.core.vectors import Vectors, VectorWriter
+from lodesmith.encoders.corpus.scratch import scratch
 from lodesmith.encoders.corpus.stream import Appender, Item
 
 __all__ = ["VectorCache", "default_cache"]
 
 _log = logging.getLogger(__name__)
+
+_PORTION = 65_536
+"""Items gathered at once."""
 
 
 def default_cache() -> Path:
@@ -86,7 +90,7 @@ class VectorCache:
             side: whose prompt the texts get.
 
         Returns:
-            Vectors under the items' ids: memory-mapped where they lie side by side in the cache, else in memory. `info`
+            Vectors under the items' ids: memory-mapped where they lie side by side in the cache or are many. `info`
             has `truncated`, the share of these items of which something was cut off, and `docs_per_s`, the speed over
             all that the folder holds.
 
@@ -94,7 +98,7 @@ class VectorCache:
         """
         stored, ids, keys, cut = self._filled(encoder, items, side)
         known = {key: at for at, key in enumerate(stored.ids)}
-        found = _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids)
+        found = _gather(stored, np.asarray([known[key] for key in keys], np.int64), ids, self.root)
         found.info["truncated"] = sum(key in cut for key in keys) / max(1, len(keys))
         return found
 
@@ -227,12 +231,17 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def _gather(stored: Vectors, positions: NDArray[np.int64], ids: tuple[str, ...]) -> Vectors:
-    """The items at these positions under other ids; without a copy where they lie side by side."""
+def _gather(stored: Vectors, positions: NDArray[np.int64], ids: tuple[str, ...], folder: Path) -> Vectors:
+    """The items at these positions under other ids; without a copy where they lie side by side. A copy that is large
+    goes to a file in the folder, piece by piece."""
     info = {key: value for key, value in stored.info.items() if key not in ("items", "rows")}
     if len(positions) and bool((np.diff(positions) == 1).all()):
         first, last = int(positions[0]), int(positions[-1]) + 1
         rows = stored.offsets[first : last + 1]
         return Vectors(stored.values[rows[0] : rows[-1]], rows - rows[0], ids, info)
-    taken = stored.take(positions)
-    return Vectors(taken.values, taken.offsets, ids, info)
+    offsets = np.concatenate([[0], np.cumsum(np.diff(stored.offsets)[positions])]).astype(np.int64)
+    values = scratch((int(offsets[-1]), stored.dimension), stored.values.dtype, folder)
+    for start in range(0, len(positions), _PORTION):
+        part = positions[start : start + _PORTION]
+        values[offsets[start] : offsets[start + len(part)]] = stored.take(part).values
+    return Vectors(values, offsets, ids, info)

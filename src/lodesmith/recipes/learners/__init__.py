@@ -1,7 +1,7 @@
 """What a recipe trains, and how it is fed: one file a way. The loop, validation and the run directory are the same.
 
 An encoder says by its `trained_on` which way is its own; `vectors` (a frozen base, read from the store) where it says
-nothing.
+nothing, or `texts` where its base trains too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lodesmith.core.protocols import Metric
+from lodesmith.core.protocols import Encoder, Metric
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 
@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
     from lodesmith.core.records import Dataset
     from lodesmith.recipes.pairs import Pairs
-    from lodesmith.recipes.recipe import Recipe, StagePlan
+    from lodesmith.recipes.recipe import Component, Recipe, StagePlan
     from lodesmith.training.stage import Batches
 
-__all__ = ["Learner", "Probe", "learner"]
+__all__ = ["Learner", "Probe", "learner", "way"]
 
 Probe = tuple[Callable[[Sequence[Any]], Any], Any, Any]
 
 
 class Learner(Protocol):
     """A recipe's encoder while it is trained on a dataset."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What is trained, with the weights as they are."""
+        ...
 
     @property
     def metric(self) -> Metric:
@@ -70,8 +75,13 @@ class Learner(Protocol):
         ...
 
 
+def way(encoder: Component) -> str:
+    """How a recipe's encoder is trained: the name of one of the files here."""
+    own: str = getattr(find("encoders", encoder.use), "trained_on", "vectors")
+    return "texts" if own == "vectors" and not encoder.settings.get("freeze_base", True) else own
+
+
 def learner(recipe: Recipe, dataset: Dataset, pairs: Pairs) -> Learner:
     """The way in which this recipe's encoder is trained."""
-    way = getattr(find("encoders", recipe.encoder.use), "trained_on", "vectors")
-    module = import_module(f"lodesmith.recipes.learners.{way}")
+    module = import_module(f"lodesmith.recipes.learners.{way(recipe.encoder)}")
     return cast(Learner, getattr(module, module.__all__[0])(recipe, dataset, pairs))

@@ -19,9 +19,11 @@ from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
+from lodesmith.recipes.learners._probing import probe_texts, together
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, mined
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan
+from lodesmith.recipes.text_pairs import text_pairs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,8 +38,6 @@ MIXED = 10.0
 """Lengths are mixed: packed towers pad nothing, and batches of like lengths taught less (docs/log.md)."""
 CHUNK = 4096
 """Texts encoded at once while validating."""
-SAMPLE = 256
-"""Documents among which a short and a long one are looked for."""
 
 
 class Towers:
@@ -109,23 +109,33 @@ class Towers:
         """
         from lodesmith.data.text_batches import TextBatches
 
-        queries, documents = self._asked, self._stored
-        usable = (queries.lengths()[self.pairs.pairs[:, 0]] > 0) & (documents.lengths()[self.pairs.pairs[:, 1]] > 0)
+        queries, documents, pairs, known = self._material(stage)
+        usable = (queries.lengths()[pairs[:, 0]] > 0) & (documents.lengths()[pairs[:, 1]] > 0)
         if not usable.any():
             raise InputError(f"{self.dataset.name}: no training pair has words on both sides", "`lode data check DIR`")
-        negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
+        negatives = None
+        if stage.pairs == "judged":
+            negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
         return TextBatches(
             queries,
             documents,
-            self.pairs.pairs[usable],
+            pairs[usable],
             batch_size=stage.batch_size,
             negatives=None if negatives is None else negatives[usable],
-            known=self.pairs.known,
+            known=known,
             seed=self.recipe.seed,
             noise=MIXED,
             apart=False,  # objectives mask known positives
             shard=ranks(),
         )
+
+    def _material(self, stage: StagePlan) -> tuple[Tokens, Tokens, NDArray[np.int64], NDArray[np.int64]]:
+        """Queries, documents, pairs and known positives of a stage."""
+        if stage.pairs == "judged":
+            return self._asked, self._stored, self.pairs.pairs, self.pairs.known
+        data = self.recipe.data
+        made = text_pairs(self.dataset, split=data.train, seed=self.recipe.seed, limit=data.limit)
+        return self._tokens("query", made.queries), self._tokens("document", made.passages), made.pairs, made.pairs
 
     @cached_property
     def _stored(self) -> Tokens:
@@ -143,13 +153,8 @@ class Towers:
         """The shortest and the longest of some documents that have known words, through each tower."""
         from lodesmith.encoders._words import UNKNOWN
 
-        towers = dict.fromkeys(self._sides())
-        ids, offsets = self._stored.take(range(min(SAMPLE, len(self._stored))))
-        texts = [text for text in np.split(ids, offsets[1:-1]) if (text > UNKNOWN).any()]
-        if not texts:
-            return ()
-        short, long = min(texts, key=len), max(texts, key=len)
-        return [(partial(_together, tower), short, long) for tower in towers]
+        texts = probe_texts(self._stored, lambda ids: bool((ids > UNKNOWN).any()))
+        return [(partial(together, tower), *texts) for tower in dict.fromkeys(self._sides())] if texts else ()
 
     def documents(self) -> Vectors:
         """Every document through its tower as it is."""
@@ -196,18 +201,3 @@ class Towers:
             "training_seconds": round(seconds, 3),
             "memory_bytes": parameters * 4 * 4,
         }
-
-
-def _together(tower: Any, texts: Sequence[NDArray[np.int64]]) -> Any:
-    """The vectors of texts given as ids, as training makes them but without dropout: [n, d] on the CPU."""
-    import torch
-
-    device, training = next(iter(tower.parameters())).device, tower.training
-    offsets = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
-    packed = {"ids": torch.from_numpy(np.concatenate(texts)), "offsets": torch.from_numpy(offsets)}
-    tower.eval()
-    try:
-        with torch.no_grad():
-            return tower({name: tensor.to(device) for name, tensor in packed.items()}).float().cpu()
-    finally:
-        tower.train(training)

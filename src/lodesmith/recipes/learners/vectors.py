@@ -14,8 +14,9 @@ from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.pairs import Pairs, mined
+from lodesmith.recipes.pairs import Pairs, distinct_documents, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
+from lodesmith.recipes.text_pairs import text_pairs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,13 +59,18 @@ class Stored:
         return {"base": self.encoder.base.fingerprint}
 
     def encoders(self) -> dict[str, nn.Module | None]:
-        """The projection serves both sides."""
-        return {"encoder": self.encoder.projection}
+        """The projection serves both sides; the predictor, where there is one, is the objective's."""
+        predictor = getattr(self.encoder, "predictor", None)
+        return {"encoder": self.encoder.projection} | ({} if predictor is None else {"predictor": predictor})
 
     def batches(self, stage: StagePlan) -> Batches:
-        """Pairs of stored vectors."""
+        """Pairs of stored vectors; with all documents, to which the mined ones belong, where the objective takes them
+        as negatives."""
         from lodesmith.data.batching import PairBatches
 
+        corpus = stage.objective.settings.get("negatives") == "corpus"
+        if stage.pairs == "text":
+            return self._text_batches(stage, corpus)
         return PairBatches(
             self.pairs.pairs,
             self._asked,
@@ -72,8 +78,29 @@ class Stored:
             batch_size=stage.batch_size,
             seed=self.recipe.seed,
             known=self.pairs.known,
-            negatives=mined(self.dataset, self.pairs, self.recipe),
-            pool=len(self._stored) if stage.pool == "corpus" else stage.pool,
+            negatives=None if corpus else mined(self.dataset, self.pairs, self.recipe),
+            pool=stage.pool,
+            distinct=distinct_documents(self.dataset),
+            corpus=corpus,
+            shard=ranks(),
+        )
+
+    def _text_batches(self, stage: StagePlan, corpus: bool) -> Batches:
+        """Pairs of texts out of the documents; the passages are the corpus."""
+        from lodesmith.data.batching import PairBatches
+
+        made = text_pairs(
+            self.dataset, split=self.recipe.data.train, seed=self.recipe.seed, limit=self.recipe.data.limit
+        )
+        cache, base = VectorCache(), self.encoder.base
+        return PairBatches(
+            made.pairs,
+            cache.vectors(base, ((str(row), text) for row, text in enumerate(made.queries)), "query"),
+            cache.vectors(base, ((str(row), text) for row, text in enumerate(made.passages)), "document"),
+            batch_size=stage.batch_size,
+            seed=self.recipe.seed,
+            pool=stage.pool,
+            corpus=corpus,
             shard=ranks(),
         )
 
@@ -116,7 +143,9 @@ class Stored:
         texts = len(self.dataset.documents) + len(self.pairs.queries) + len(self.pairs.validation)
         stored = texts * base.dimension * 4
         return {
-            "trainable_parameters": sum(p.numel() for p in self.encoder.projection.parameters()),
+            "trainable_parameters": sum(
+                p.numel() for group in self.encoder.get_trainable_parameters().values() for p in group
+            ),
             "encoding_seconds_at_most": round(texts / rate, 1),
             "vectors_bytes": stored,
             "memory_bytes": stored * 2 + self.encoder.parameters_total * 4,

@@ -1,0 +1,103 @@
+"""Training pairs without judgements: texts that belong together because of where they stand in the documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.columns import Column
+from lodesmith.core.errors import InputError
+from lodesmith.core.hashing import text_key
+from lodesmith.core.records import Dataset
+from lodesmith.data.pairs import Pair, pairs_of
+
+__all__ = ["COLUMN", "TextPairs", "text_pairs"]
+
+COLUMN = "pairs"
+"""The column that `lode data pairs` writes."""
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Pairs of texts, as row numbers; equal texts of a side share a row.
+
+    Args:
+        queries: the distinct texts that ask.
+        passages: the distinct texts that they belong to.
+        pairs: int64 [p, 2] of (row of `queries`, row of `passages`), each once.
+    """
+
+    queries: tuple[str, ...]
+    passages: tuple[str, ...]
+    pairs: NDArray[np.int64]
+
+
+def text_pairs(dataset: Dataset, *, split: str = "train", seed: int = 0, limit: int | None = None) -> TextPairs:
+    """The pairs of the column `pairs`, where the dataset has it; else they are made now, as `lode data pairs` does.
+
+    Args:
+        dataset: documents that other splits than `split` judge are left out where the pairs are made now.
+        split: whose documents may be used.
+        seed: of the sentences that are taken out, and of the sample.
+        limit: at most so many pairs, drawn by the seed.
+
+    Raises:
+        InputError: no document gives a pair, or the column is of something else.
+    """
+    found = _from_column(dataset)
+    if found is None:
+        made, _ = pairs_of(dataset, split=split if split in dataset.judgements else None, seed=seed)
+        found = [(name, pair) for name, pairs in made.items() for pair in pairs]
+    if not found:
+        raise InputError(
+            f"no document of {dataset.name} gives a pair of texts",
+            "titles, headings or passages of several sentences make pairs: see `lode data pairs --help`",
+        )
+    if limit is not None and limit < len(found):
+        chosen = np.random.default_rng(seed).permutation(len(found))[:limit]
+        found = [found[at] for at in np.sort(chosen).tolist()]
+    return _numbered(
+        [(pair.text, dataset.documents[name].content if pair.passage is None else pair.passage) for name, pair in found]
+    )
+
+
+def _from_column(dataset: Dataset) -> list[tuple[str, Pair]] | None:
+    if dataset.folder is None or not (dataset.folder / "columns" / f"{COLUMN}.jsonl").exists():
+        return None
+    column = Column.load(dataset.folder, COLUMN)
+    try:
+        rows = [
+            (name, Pair(row["kind"], row["text"], row.get("passage")))
+            for name, own in column.rows.items()
+            for row in own
+        ]
+    except (KeyError, TypeError):
+        raise InputError(
+            "its rows are no pairs of texts", "make it again: `lode data pairs DIR`", path=dataset.folder / "columns"
+        ) from None
+    if missing := next((name for name, _ in rows if name not in dataset.documents), None):
+        raise InputError(
+            f"the column is of other documents: {missing!r} is none of the dataset's",
+            "make it again: `lode data pairs DIR`",
+            path=dataset.folder / "columns" / f"{COLUMN}.jsonl",
+        )
+    return rows
+
+
+def _numbered(texts: list[tuple[str, str]]) -> TextPairs:
+    rows: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    firsts: tuple[list[str], list[str]] = ([], [])
+    numbers = []
+    for pair in texts:
+        number = []
+        for text, known, first in zip(pair, rows, firsts, strict=True):
+            key = text_key(text)
+            if key not in known:
+                known[key] = len(first)
+                first.append(text)
+            number.append(known[key])
+        numbers.append(tuple(number))
+    distinct = list(dict.fromkeys(numbers))
+    return TextPairs(tuple(firsts[0]), tuple(firsts[1]), np.asarray(distinct, np.int64).reshape(-1, 2))

@@ -1,0 +1,246 @@
+"""The recipe without labels: what it chooses on held-out pseudo-queries, its run directory, and the system it makes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import lodesmith as lode
+from lodesmith.core import events
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, ResumeError
+from lodesmith.core.files import read_json
+from lodesmith.core.records import Dataset, Document, Query
+from lodesmith.core.run import Run
+from lodesmith.recipes.adapting import WEIGHTS, AdaptTraining, choose
+from lodesmith.recipes.recipe import AdaptationPlan, AdaptRecipe, load, load_any
+from lodesmith.recipes.systems import load_encoder, resolve
+from lodesmith.recipes.train import finished, forecast, plan
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+ANIMALS, FOODS, PLACES = (
+    ("cat", "dog", "owl", "bee", "whale"),
+    ("apples", "rivers", "music"),
+    ("moon", "barn", "rivers"),
+)
+
+
+def text(animal: str, food: str, place: str) -> str:
+    return (
+        f"The {animal} likes {food} and fears the {place}. A {animal} sleeps in the {place} far in the {food}. "
+        f"The {food} of the {animal} and the {place} eats thunder. The {place} likes the {animal} and {food}."
+    )
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """A folder with documents alone."""
+    worlds = list(itertools.product(ANIMALS, FOODS, PLACES))
+    own = [Document(f"d{n}", f"About {' and '.join(world)}", text(*world)) for n, world in enumerate(worlds)]
+    folder = Dataset.of(own, name="documents").save(tmp_path / "documents")
+    (folder / "queries.jsonl").unlink()
+    return folder
+
+
+def overrides(data: Path, model: Path, **more: object) -> dict[str, object]:
+    return {"data": str(data), "base": str(model), "stages.0.batch_size": 16, "stages.0.optim.lr": 3e-3} | more
+
+
+def trained(out: Path) -> dict[str, np.ndarray]:
+    files = sorted((out / "model").rglob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+# ------------------------------------------------------------------------ what is chosen
+
+NAMES = [f"d{n}" for n in range(12)]
+
+
+def ranked(right: int, queries: int = 8) -> Run:
+    """Every document for each query; the wanted one first for so many queries and last for the rest."""
+    found = {}
+    for number in range(queries):
+        scores = {name: float(place) for place, name in enumerate(NAMES)}
+        wanted = NAMES[number]
+        scores[wanted] = 20.0 if number < right else -20.0
+        found[f"q{number}"] = scores
+    return Run.of(found)
+
+
+JUDGED = {f"q{number}": {NAMES[number]: 1} for number in range(8)}
+
+
+def test_where_both_are_alike_the_weight_stays_and_no_residual_is_kept() -> None:
+    same = ranked(6)
+    chosen = choose(same, {0.0: same, 0.5: same, 1.0: same}, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
+    assert (chosen.weight, chosen.strength) == (0.55, 0.0)
+    assert chosen.held_out["bm25"] == chosen.held_out["fused"] == 0.75
+
+
+@pytest.mark.parametrize(("lexical", "dense"), [(8, 0), (0, 8)])
+def test_the_weight_leaves_a_part_that_is_of_no_use(lexical: int, dense: int) -> None:
+    plan = AdaptationPlan()  # type: ignore[call-arg]
+    chosen = choose(ranked(lexical), {0.0: ranked(dense)}, JUDGED, plan)
+    assert chosen.held_out["fused"] == 1.0
+    assert (chosen.weight < 0.5) if lexical else (chosen.weight >= 0.55)
+
+
+def test_a_firm_pull_holds_the_weight() -> None:
+    chosen = choose(ranked(8), {0.0: ranked(0)}, JUDGED, AdaptationPlan(pull=1000.0))  # type: ignore[call-arg]
+    assert chosen.weight == 0.55
+
+
+def test_the_strength_is_that_of_the_better_encoder() -> None:
+    encoded = {0.0: ranked(2), 0.5: ranked(7), 1.0: ranked(4)}
+    chosen = choose(ranked(3), encoded, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
+    assert chosen.strength == 0.5
+    assert chosen.held_out["base"] < chosen.held_out["encoder"]
+
+
+def test_the_weights_tried_reach_from_bm25_alone_to_the_encoder_alone() -> None:
+    assert (WEIGHTS[0], WEIGHTS[-1]) == (0.0, 1.0)
+    assert 0.55 in WEIGHTS
+
+
+# ------------------------------------------------------------------------ the run
+
+
+def test_documents_alone_make_a_run_and_a_fused_system(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    happened = list(lode.train("adapt", out=out, **overrides(documents, tiny_model)))
+    assert finished(out)
+    assert not (out / "report.html").exists()
+    validations = [event for event in happened if isinstance(event, events.Validation)]
+    assert validations
+    fusion = read_json(out / "manifest.json")["fusion"]
+    assert fusion["weight"] in WEIGHTS
+    assert fusion["strength"] in (0.0, 0.5, 1.0)
+    assert set(fusion["held_out"]) == {"bm25", "base", "encoder", "fused"}
+    assert fusion["queries"]["dev"]["sentence"] > 0
+
+    dataset = Dataset.load(documents)
+    system = resolve(str(out), dataset)
+    asked = {"q": "the owl fears the barn"}
+    found = [key for key, _ in system.retriever.search(asked, 5)["q"]]
+    assert len(found) == 5
+    assert set(system.fingerprints) == {"bm25.system", "run.model", "fusion"}
+    assert lode.load(out).dimension == 32
+
+
+def test_the_system_is_bm25_and_the_encoder_by_the_weight(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    list(lode.train("adapt", out=out, **overrides(documents, tiny_model, **{"stages.0.epochs": 1})))
+    dataset, asked = Dataset.load(documents), {"q": "whale music"}
+    manifest = read_json(out / "manifest.json")
+    for weight, alone in ((0.0, "bm25"), (1.0, str(out / "model"))):
+        manifest["fusion"]["weight"] = weight
+        (out / "manifest.json").write_text(json.dumps(manifest))
+        fused = resolve(str(out), dataset).retriever.search(asked, 3)["q"]
+        single = resolve(alone, dataset).retriever.search(asked, 3)["q"]
+        assert [key for key, _ in fused] == [key for key, _ in single]
+
+
+def test_a_run_is_the_same_again_and_resumes_to_the_same(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = overrides(documents, tiny_model, **{"stages.0.epochs": 4})
+    for name in ("a", "b"):
+        list(lode.train("adapt", out=tmp_path / name, **settings))
+    stopped = tmp_path / "c"
+    for event in plan("adapt", settings, out=stopped).events():
+        if isinstance(event, events.Checkpoint) and event.epoch == 2:
+            break
+    list(plan("adapt", settings, out=stopped, resume=True).events())
+    first = trained(tmp_path / "a")
+    for other in (tmp_path / "b", stopped):
+        assert all(np.array_equal(first[name], value) for name, value in trained(other).items())
+        assert read_json(other / "manifest.json")["fusion"] == read_json(tmp_path / "a" / "manifest.json")["fusion"]
+
+
+def test_labels_change_nothing_but_the_report(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled"
+    shutil.copytree(documents, labelled)
+    own = Dataset.load(labelled)
+    queries = [Query(f"q{n}", f"{animal} music") for n, animal in enumerate(ANIMALS)]
+    split = {query.id: {f"d{9 * n}": 1} for n, query in enumerate(queries)}
+    Dataset.of(own.documents.values(), queries, {"test": split, "train": split}, name="documents").save(labelled)
+    for folder in (documents, labelled):
+        list(lode.train("adapt", out=tmp_path / f"run-{folder.name}", **overrides(folder, tiny_model)))
+    plain, with_labels = (tmp_path / f"run-{folder.name}" for folder in (documents, labelled))
+    first = trained(plain)
+    assert all(np.array_equal(first[name], value) for name, value in trained(with_labels).items())
+    measured = {lode.Evaluation.load(file).system for file in (with_labels / "evaluations").glob("*.json")}
+    assert measured == {"random", "bm25", tiny_model.name, "adapt"}
+
+
+def test_the_share_of_the_residual_that_is_kept_is_saved(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    training = plan("adapt", overrides(documents, tiny_model), out=tmp_path / "run")
+    assert isinstance(training, AdaptTraining)
+    residual, projection = training._residual, training.learner.encoder.projection  # type: ignore[attr-defined]
+    layer = projection.layers[0]
+    layer.weight.data.fill_(2.0)
+    del training._residual
+    residual = training._residual
+    for share, value in ((0.5, 1.0), (0.0, 0.0), (1.0, 2.0)):
+        residual.keep(share)
+        assert float(layer.weight.detach().unique()) == value
+
+
+def test_its_page_says_what_was_chosen(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    training = plan("adapt", overrides(documents, tiny_model, **{"stages.0.epochs": 1}), out=tmp_path / "run")
+    assert training.summary == {}
+    list(training.events())
+    assert training.summary["fusion"]["weight"] in WEIGHTS
+    with pytest.raises(ResumeError, match="another recipe"):
+        plan("adapt", overrides(documents, tiny_model, seed=1), out=tmp_path / "run", resume=True)
+
+
+def test_a_forecast_trains_nothing(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    told = forecast(plan("adapt", overrides(documents, tiny_model), out=tmp_path / "run"))
+    assert told["pairs"] > 0
+    assert told["validation_queries"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------ what is refused
+
+
+def test_weights_that_training_did_not_write_are_refused(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    list(lode.train("adapt", out=out, **overrides(documents, tiny_model, **{"stages.0.epochs": 1})))
+    file = next((out / "model").rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    with pytest.raises(IntegrityError):
+        load_encoder(str(out))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"encoder.kind": "mlp"}, "only a residual"),
+        ({"adaptation.weight": 2}, "adaptation.weight"),
+        ({"adaptation.queries": ["spam"]}, "adaptation.queries"),
+        ({"adaptation.held_outs": 5}, "held_out"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    more: dict[str, object], says: str, documents: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        plan("adapt", overrides(documents, tiny_model, **more), out=tmp_path / "run")
+
+
+def test_documents_too_short_to_ask_for_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Dataset.of([Document(f"d{n}", "", "one two") for n in range(9)]).save(tmp_path / "short")
+    with pytest.raises(InputError, match="too few or too short"):
+        list(lode.train("adapt", out=tmp_path / "run", **overrides(folder, tiny_model)))
+
+
+def test_only_a_recipe_with_that_section_is_of_that_kind() -> None:
+    assert isinstance(load_any("adapt"), AdaptRecipe)
+    assert isinstance(load("adapt"), AdaptRecipe)
+    assert type(load("isotropic")) is not AdaptRecipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -58,6 +58,8 @@ class Contrast(nn.Module):
             rows, to which mined ones and the pool belong anyway. They are encoded and scored block by block in both
             passes, in memory that does not grow with them.
         symmetric: documents look for their queries too; needs `batch`.
+        dimensions: the first so many components must rank by themselves too, each of these numbers as much as all of
+            them: vectors that may be cut (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147). Not with `corpus`.
         known: int64 [p, 2] of (query id, document id): known positives. The same numbers as in the batches.
         gather: False keeps each process to its own candidates.
         sigreg: a regulariser of the queries' and documents' vectors, `losses.sigreg`: {weight: 0.1}; with the loss's
@@ -89,6 +91,7 @@ class Contrast(nn.Module):
         temperature: float = 0.05,
         negatives: Negatives = "batch",
         symmetric: bool = False,
+        dimensions: tuple[int, ...] = (),
         known: NDArray[np.integer] | None = None,
         gather: bool = True,
         sigreg: SigregSettings | None = None,
@@ -108,12 +111,18 @@ class Contrast(nn.Module):
             )
         if symmetric and negatives != "batch":
             raise ConfigError("a symmetric loss needs negatives: batch", "set symmetric to false")
+        if dimensions and (symmetric or negatives == "corpus" or min(dimensions) < 1):
+            raise ConfigError(
+                f"dimensions {list(dimensions)} are numbers from 1, without symmetric and negatives: corpus",
+                "leave one of them out",
+            )
         self.encoder = encoder
         self.document_encoder = document_encoder
         self.similarity = similarity
         self.temperature = temperature
         self.negatives = negatives
         self.symmetric = symmetric
+        self.dimensions = tuple(dimensions)
         losses = {"sigreg": sigreg, "covariance": covariance, "uniformity": uniformity, "gor": gor}
         self.regularisers = Regularisers(similarity, seed, prediction, predictor is not None, **losses)
         self.predictor = predictor if self.regularisers.predicts else None
@@ -156,10 +165,21 @@ class Contrast(nn.Module):
         mask = scored.mask | scored.others if self.negatives == "own" else scored.mask
         apart = self.symmetric and scored.ranks.world > 1
         loss = infonce(scored.scores, scored.labels, mask, self.temperature, self.symmetric and not apart)
+        if self.dimensions:
+            every = [infonce(s, scored.labels, mask, self.temperature) for s in self._of_beginnings(scored)]
+            loss = torch.stack([loss, *every]).mean()
         if apart:
             scores, back = self._compare.backwards(scored)
             loss = (loss + infonce(scores, scored.labels, back, self.temperature)) / 2
         return loss
+
+    def _of_beginnings(self, scored: Scored) -> Iterator[torch.Tensor]:
+        """The scores [n, m] of the vectors' first components, for each of `dimensions`."""
+        queries, documents = scored.encoded.queries, scored.columns.vectors
+        for number in self.dimensions:
+            if number > queries.shape[1]:
+                raise ConfigError(f"vectors of {queries.shape[1]} dimensions have no first {number}", "choose fewer")
+            yield self._compare.similarity(queries[:, :number], documents[:, :number])
 
     def _against_corpus(self, batch: Mapping[str, Any], scored: Scored) -> torch.Tensor:
         """Mean over rows of −log softmax at the positive, among all documents but other positives of the query."""

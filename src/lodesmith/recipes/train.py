@@ -16,6 +16,7 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Event
 from lodesmith.core.files import read_json, sha256_folder, write_json, write_text
 from lodesmith.core.joined import folders_of, load_several
+from lodesmith.core.memory import return_freed
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse
@@ -228,6 +229,8 @@ class Training:
         from lodesmith.training.engine import TorchEngine
         from lodesmith.training.health import heed, probed
 
+        if any(stage.chunk for stage in self.recipe.stages):
+            return_freed()
         happenings = fit(
             [self._stage(stage) for stage in self.recipe.stages],
             engine=TorchEngine(seed=self.recipe.seed, **self.recipe.engine.model_dump()),

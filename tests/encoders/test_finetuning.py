@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import tiny_models
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError, MissingExtraError
 from lodesmith.data.tokens import FastTokenizer
 from lodesmith.encoders._finetuning import PackedEncoder, merged, sides_differ
 from lodesmith.encoders.projected import IsotropicGaussianEncoder
@@ -151,7 +151,7 @@ def test_prompts_that_are_not_pooled_need_a_module_for_each_side(tiny: Folders, 
 
 @pytest.fixture
 def adapted(tiny: Folders) -> IsotropicGaussianEncoder:
-    pytest.importorskip("peft", reason="pip install peft")
+    pytest.importorskip("peft", reason="pip install 'lodesmith[lora]'")
     encoder = tunable(tiny(), lora={"rank": 2, "alpha": 8}, kind="linear").eval()
     with torch.no_grad():
         for name, parameter in encoder.base_module.named_parameters():
@@ -161,7 +161,7 @@ def adapted(tiny: Folders) -> IsotropicGaussianEncoder:
 
 
 def test_adapters_alone_train_and_begin_as_the_base(tiny: Folders) -> None:
-    pytest.importorskip("peft", reason="pip install peft")
+    pytest.importorskip("peft", reason="pip install 'lodesmith[lora]'")
     encoder, plain = (tunable(tiny(), lora=lora, kind="linear").eval() for lora in ({"rank": 2}, None))
     names = trained(encoder.base_module)
     assert names
@@ -183,7 +183,7 @@ def test_adapters_are_merged_into_what_is_saved(adapted: IsotropicGaussianEncode
 
 
 def test_settings_of_adapters_are_checked(tiny: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("peft", reason="pip install peft")
+    pytest.importorskip("peft", reason="pip install 'lodesmith[lora]'")
     with pytest.raises(ConfigError, match="lora has no setting 'rnak'"):
         tunable(tiny(), lora={"rnak": 2})
     with pytest.raises(ConfigError, match="lora does not fit the base"):
@@ -193,7 +193,7 @@ def test_settings_of_adapters_are_checked(tiny: Folders, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="freeze_layers and lora"):
         tunable(tiny(), lora={}, freeze_layers=1)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match="pip install peft"):
+    with pytest.raises(MissingExtraError, match=r"peft is not installed"):
         tunable(tiny(), lora={})
 
 

@@ -35,7 +35,7 @@ def keep_freed() -> bool:
 
 
 def return_freed() -> bool:
-    """The reverse, for good: large blocks go back to the system when they are freed, so that the peak is what is in use.
+    """The reverse, for good: freed large blocks go back to the system, so that the peak is what is in use.
 
     Blocks of many sizes that come and go leave holes in a heap that is kept: a training in chunks, whose memory should
     not grow with its batch, grows by them.
@@ -54,4 +54,4 @@ def _told(*settings: tuple[int, int]) -> bool:
         ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 - other libraries have a mallopt that does nothing
     except (OSError, AttributeError):
         return False
-    return all([bool(tell(*setting)) for setting in settings])
+    return all(bool(tell(*setting)) for setting in settings)

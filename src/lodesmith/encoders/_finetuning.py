@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
+from lodesmith.core.errors import ConfigError, InputError, MissingExtraError, NotFiniteError
 from lodesmith.core.protocols import Side
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core
 from lodesmith.encoders._packing import batches
@@ -132,7 +132,7 @@ def _adapt(transformer: Any, how: Tuning) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise InputError("low-rank adapters need peft, which is not installed", "pip install peft") from None
+        raise MissingExtraError("peft", "lora") from None
     try:
         config = LoraConfig(**{_LORA[name]: value for name, value in settings.items()})
         inject_adapter_in_model(config, transformer)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lodesmith as lode
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.joined import folders_of, join, load_several
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.testing import tiny_dataset
@@ -38,6 +38,8 @@ def test_equal_names_are_numbered_and_slashes_do_not_split_an_id_wrongly() -> No
     both = join([small("x/y", "apple"), small("x/y", "pear"), small("x-y", "plum")])
     assert list(both.queries) == ["x-y/q", "x-y~2/q", "x-y~3/q"]
     assert both.queries["x-y~3/q"].text == "which plum"
+    three = join([small("a~2", "one"), small("a", "two"), small("a", "three")])
+    assert list(three.queries) == ["a~2/q", "a/q", "a~3/q"]
     ids = Dataset.of([Document("a/b/c", "", "text")], name="n")
     assert join([ids, ids]).documents["n/a/b/c"].text == "text"
 
@@ -69,6 +71,10 @@ def test_a_recipe_trains_on_several(tmp_path: Path) -> None:
     for name in ("one", "two"):
         tiny_dataset().save(tmp_path / name)
     settings = {"data": f"{tmp_path / 'one'},{tmp_path / 'two'}", "encoder.dimension": 8, "stages.1.epochs": 1}
+    with pytest.raises(ConfigError, match="names a folder twice"):
+        lode.train("two_tower_bag", out=tmp_path / "x", data=f"{tmp_path / 'one'},{tmp_path}/./one")
+    with pytest.raises(ConfigError, match="has no data"):
+        lode.train("two_tower_bag", out=tmp_path / "x", data=",")
     list(lode.train("two_tower_bag", out=tmp_path / "run", **settings))
     measured = lode.Evaluation.load(next((tmp_path / "run" / "evaluations").glob("bm25*.json")))
     assert any(key.startswith("tiny~2/") for key in measured.per_query)

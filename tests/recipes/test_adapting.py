@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,3 +245,20 @@ def test_only_a_recipe_with_that_section_is_of_that_kind() -> None:
     assert isinstance(load_any("adapt"), AdaptRecipe)
     assert isinstance(load("adapt"), AdaptRecipe)
     assert type(load("isotropic")) is not AdaptRecipe
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"encoder.freeze_base": False, "stages.0.objective.negatives": "batch"}, "only a frozen base"),
+        ({"data.validation": None}, "split by themselves"),
+        ({"data.validation": "foo"}, "split by themselves"),
+        ({"data.train": "foo"}, "split by themselves"),
+        ({"data.negatives": "negatives"}, "split by themselves"),
+    ],
+)
+def test_settings_that_would_choose_on_something_else_are_refused_at_once(
+    setting: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan("adapt", {"data": str(tmp_path), **setting}, out=tmp_path / "run")

@@ -242,3 +242,19 @@ def test_metrics_name_the_groups(dataset: Path, tiny_model: Path, tmp_path: Path
     assert {"*.base.*", "default"} == set(steps[-1]["grad_norm"])
     assert all(value > 0 for value in steps[-1]["grad_norm"].values())
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_what_is_measured_of_a_run_is_its_own_base_and_not_the_one_that_it_began_with(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from lodesmith.recipes.systems import document_vectors, load_encoder
+
+    folder, out = tiny_dataset(40).save(tmp_path / "data"), tmp_path / "out"
+    moved = {"data.validation": None, "stages.0.optim.lr": 1e-2, "stages.0.optim.groups": [], "stages.0.epochs": 2}
+    list(lode.train("isotropic_full", out=out, data=str(folder), base=str(tiny_model), **moved))
+    documents = lode.Dataset.load(folder).documents
+    encoder = load_encoder(str(out))
+    fresh = encoder.encode([document.content for document in documents.values()]).values
+    untrained = load_encoder(str(tiny_model)).encode([d.content for d in documents.values()]).values
+    assert abs(fresh - untrained).max() > 0.01
+    np.testing.assert_allclose(document_vectors(str(out), encoder, documents).values, fresh, atol=2e-6)

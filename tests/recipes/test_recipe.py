@@ -107,3 +107,19 @@ def test_schema_is_exported_for_editors() -> None:
     schema = Recipe.model_json_schema()
     assert {"base", "stages", "seed"} <= set(schema["properties"])
     assert yaml.safe_dump(schema)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"stages.0.objective.temperature": "0.05"},
+        {"stages.0.objective.temperature": "nan"},
+        {"encoder.predictor": "false"},
+        {"encoder.dropout": "nan"},
+    ],
+)
+def test_numbers_and_switches_in_quotes_are_refused(setting: dict[str, str]) -> None:
+    from lodesmith.recipes.train import plan
+
+    with pytest.raises(ConfigError, match="without quotes"):
+        plan("isotropic", {"data": "some", **setting})

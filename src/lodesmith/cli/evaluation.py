@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     from lodesmith.reports.tables import MEASURES, evaluation_text
 
     _distinct(out, run, markdown, latex)
+    _writable(markdown, latex)
     extra = [name for name in measures.split(",") if name]
     with progress():
         found = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
@@ -85,6 +87,7 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
     from lodesmith.reports.tables import comparison_text
 
     _distinct(report, out, markdown, latex)
+    _writable(markdown, latex)
     evaluations, comparison = compare_files(files, baseline=baseline, measure=measure, report=report, out=out)
     _write_tables(paper_table(evaluations, comparison), markdown, latex)
     for path in (report, out):
@@ -108,6 +111,16 @@ def _distinct(*paths: Path | None) -> None:
     given = [path.resolve() for path in paths if path is not None]
     if len(set(given)) < len(given):
         raise InputError("two outputs have the same path", "give each its own", path=given[0])
+
+
+def _writable(*paths: Path | None) -> None:
+    """Refuse what could not be written before anything is measured."""
+    for path in paths:
+        if path is None:
+            continue
+        above = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+        if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+            raise InputError("no file can be written there", "choose another path", path=path)
 
 
 VERBS = (evaluate, compare)

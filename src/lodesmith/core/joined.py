@@ -82,8 +82,11 @@ def _names(datasets: Sequence[Dataset]) -> list[str]:
     names: list[str] = []
     for dataset in datasets:
         plain = dataset.name.replace("/", "-")
-        taken = sum(name == plain or name.startswith(f"{plain}~") for name in names)
-        names.append(f"{plain}~{taken + 1}" if taken else plain)
+        name, number = plain, 1
+        while name in names:
+            number += 1
+            name = f"{plain}~{number}"
+        names.append(name)
     return names
 
 

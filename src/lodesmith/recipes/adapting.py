@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from lodesmith.core.errors import IntegrityError
 from lodesmith.core.files import read_json, sha256_folder, write_json
 from lodesmith.core.joined import load_several
 from lodesmith.core.progress import track
@@ -137,7 +138,12 @@ class AdaptTraining(Training):
         how many of these there were by kind."""
         if not finished(self.out):
             return {}
-        return {"fusion": read_json(self.out / "manifest.json")["fusion"]}
+        fusion = read_json(self.out / "manifest.json").get("fusion")
+        if fusion is None:
+            raise IntegrityError(
+                f"{self.out}: the manifest has no fusion", "restore a copy, or train in another folder"
+            )
+        return {"fusion": fusion}
 
     def _report(self) -> None:
         if self.reported:

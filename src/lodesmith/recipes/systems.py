@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import InputError, IntegrityError
 from lodesmith.core.files import read_object, sha256_file
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Encoder, Metric, Retriever
@@ -116,8 +116,16 @@ class Resolver:
         from lodesmith.retrieval.fuse import Standardised
 
         lexical = self.resolve("bm25")
-        weights = (1 - fusion["weight"], fusion["weight"])
-        retriever = Standardised((lexical.retriever, encoded.retriever), weights, int(fusion["depth"]))
+        try:
+            weight, depth = float(fusion["weight"]), int(fusion["depth"])
+            if not (0 <= weight <= 1 and depth > 0):
+                raise ValueError(f"weight {weight}, depth {depth}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(
+                f"the manifest of {encoded.name} says no fusion that can be used: {error}",
+                "restore a copy, or train again",
+            ) from None
+        retriever = Standardised((lexical.retriever, encoded.retriever), (1 - weight, weight), depth)
         found = fused([lexical, encoded], encoded.name)
         prints = dict(found.fingerprints) | {"fusion": fingerprint(dict(fusion))}
         return replace(found, retriever=retriever, fingerprints=prints, vectors=encoded.vectors)
@@ -214,11 +222,16 @@ def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Docum
 
     items = ((key, document.content) for key, document in documents.items())
     run = Path(model)
-    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json"):
+    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
         if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
     return VectorCache().vectors(encoder, items, "document")
+
+
+def _is_frozen(run: Path) -> bool:
+    """Whether a run left its base as it was."""
+    return load_recipe(run / "recipe.yaml").encoder.settings.get("freeze_base", True) is True
 
 
 def _is_index(path: Path) -> bool:

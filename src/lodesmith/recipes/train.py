@@ -63,12 +63,14 @@ def plan(
     recipe = load_any(source, overrides)
     if isinstance(recipe, WordVectorsRecipe):
         return plan_word_vectors(recipe, out=out, resume=resume, reported=reported)
-    if recipe.data.path is None:
+    if recipe.data.path is None or not folders_of(recipe.data.path):
         raise ConfigError("the recipe has no data", "add data=DIR, a dataset folder")
     folders = folders_of(recipe.data.path)
     path = ",".join(map(str, folders))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": path})})
     _check_components(recipe)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError(f"data names a folder twice: {path}", "name each once")
     for folder in folders:
         if not folder.is_dir():
             raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=folder)
@@ -90,6 +92,8 @@ def _check_components(recipe: Recipe) -> None:
     tracking.check(recipe.tracking)
     if isinstance(recipe, AdaptRecipe) and recipe.encoder.settings.get("kind") != "residual_linear":
         raise ConfigError("encoder.kind: without labels only a residual may be trained", "set it to residual_linear")
+    if isinstance(recipe, AdaptRecipe):
+        _check_unlabelled(recipe)
     _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
     if recipe.document_encoder is not None:
         _check_pair(recipe.encoder, recipe.document_encoder)
@@ -104,6 +108,17 @@ def _check_components(recipe: Recipe) -> None:
             _check_corpus(recipe, stage, f"stages.{number}")
         if (stage.objective.settings.get("prediction") or {}).get("weight"):
             _check_predictor(recipe.encoder, f"stages.{number}")
+
+
+def _check_unlabelled(recipe: Recipe) -> None:
+    """Pseudo-queries have splits of their own, and what is held out chooses strength and weight."""
+    if recipe.encoder.settings.get("freeze_base", True) is not True:
+        raise ConfigError("encoder.freeze_base: without labels only a frozen base is adapted", "set it to true")
+    for name, only in (("train", "train"), ("validation", "dev"), ("negatives", None)):
+        if getattr(recipe.data, name) != only:
+            raise ConfigError(
+                f"data.{name}: the pseudo-queries of adapt are split by themselves", f"leave it at {only or 'null'}"
+            )
 
 
 def _check_corpus(recipe: Recipe, stage: StagePlan, place: str) -> None:
@@ -147,7 +162,9 @@ def _check_component(family: str, component: Component, label: str, supplied: tu
 def _misfit(annotation: Any, value: Any) -> str:
     """What pydantic says of a value under an annotation; nothing where it cannot judge."""
     try:
-        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        read = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        if isinstance(value, str) and isinstance(read, bool | int | float):  # the component gets it as it stands
+            return f"Input should be a {type(read).__name__}, not a text: write it without quotes"
     except ValidationError as error:
         return error.errors()[0]["msg"]
     except PydanticUserError:

@@ -202,6 +202,8 @@ class TorchEngine:
             table.sparse = sparse
         if self._accelerator.device.type != "cpu":  # there memory is scarce, and worth a pass of the garbage collector
             self._accelerator.free_memory()
+        self._accelerator._models.clear()  # or they, and the optimisers' moments, would live as long as it does
+        self._accelerator._optimizers.clear()
         self._objective = self._model = self._wrapped = None
         self._required = []
 

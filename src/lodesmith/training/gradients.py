@@ -34,7 +34,10 @@ def clip(groups: Sequence[Sequence[nn.Parameter]], largest: float | None) -> Ten
         float32 [groups], the length of each group's gradients before.
     """
     gradients = [dense_parts(group) for group in groups]
-    norms = torch.stack([nn.utils.get_total_norm(own).float() for own in gradients])
+    device = next((part.device for own in gradients for part in own), torch.device("cpu"))
+    norms = torch.stack(
+        [nn.utils.get_total_norm(own).float().to(device) for own in gradients]
+    )  # none at all: on the CPU
     whole = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(norms)
     # Where nothing is clipped every gradient would be read and written times 1; asking costs a CPU nothing.
     if largest is not None and (whole.device.type != "cpu" or not whole <= largest):

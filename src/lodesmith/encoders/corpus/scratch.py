@@ -27,5 +27,6 @@ def scratch(shape: tuple[int, ...], dtype: DTypeLike, folder: Path, most: int = 
     """
     if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= most:
         return np.empty(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         return np.memmap(file, dtype, "w+", shape=shape)

@@ -189,7 +189,8 @@ class Texts:
         import torch
 
         tower, offsets = self._sides["document"], batch["documents"]["offsets"][:33]
-        some = {"ids": batch["documents"]["ids"][: int(offsets[-1])], "offsets": offsets}
+        device = next(tower.parameters()).device
+        some = {"ids": batch["documents"]["ids"][: int(offsets[-1])].to(device), "offsets": offsets.to(device)}
         everything = sum(len(batch[name]["ids"]) for name in ("queries", "documents", "negatives") if name in batch)
         trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
         for _ in range(2):  # the first pays for warming up

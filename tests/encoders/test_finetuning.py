@@ -190,6 +190,9 @@ def test_settings_of_adapters_are_checked(tiny: Folders, monkeypatch: pytest.Mon
         tunable(tiny(), lora={"rank": 0})
     with pytest.raises(ConfigError, match="lora does not fit the base"):
         tunable(tiny(), lora={"layers": ["no_such_layer"]})
+    for layers in ([3], "(["):
+        with pytest.raises(ConfigError, match="lora does not fit the base"):
+            tunable(tiny(), lora={"layers": layers})
     with pytest.raises(ConfigError, match="freeze_layers and lora"):
         tunable(tiny(), lora={}, freeze_layers=1)
     monkeypatch.setitem(sys.modules, "peft", None)

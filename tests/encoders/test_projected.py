@@ -210,3 +210,9 @@ def test_a_rounded_base_is_saved_in_float32(tiny: Callable[..., Path], tmp_path:
     assert all(torch.equal(saved[name], original[name]) for name in original)
     with pytest.raises(ConfigError, match="cannot be trained"):
         IsotropicGaussianEncoder(5, base, freeze_base=False)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_dropout_out_of_range_is_refused(dropout: float) -> None:
+    with pytest.raises(ConfigError, match="dropout must be"):
+        ProjectionLayer(4, 4, dropout=dropout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -136,7 +137,7 @@ def _adapt(transformer: Any, how: Tuning) -> None:
     try:
         config = LoraConfig(**{_LORA[name]: value for name, value in settings.items()})
         inject_adapter_in_model(config, transformer)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, re.error) as error:
         raise ConfigError(f"lora does not fit the base: {error}", "leave `layers` out, or correct it") from None
 
 

@@ -51,6 +51,8 @@ class ProjectionLayer(nn.Module):
         super().__init__()
         if min(input, output, hidden or 1) < 1:
             raise ConfigError(f"a projection {input} → {hidden or 2 * input} → {output} is empty", "use at least 1")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {dropout}")
         if kind == "residual_linear" and input != output:
             raise ConfigError(f"a residual needs equal dimensions, not {input} → {output}", "use kind linear or mlp")
         self.kind, self.input, self.output = kind, input, output

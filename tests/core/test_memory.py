@@ -31,7 +31,8 @@ def test_blocks_that_come_and_go_cost_no_page_faults() -> None:
     for kind in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True)
         found[kind] = int(done.stdout)
-    assert 4 * found["kept"] < found["given back"]  # pages may be huge: the number itself says little
+    assert found["kept"] < 500
+    assert 4 * found["kept"] < found["given back"]  # which may be few, where pages are huge
 
 
 HOLES = """

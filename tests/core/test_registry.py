@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pytest
 
 import lodesmith
 from lodesmith.core.errors import ConfigError, MissingExtraError
-from lodesmith.core.registry import check_arguments, did_you_mean, find, names
+from lodesmith.core.registry import check_arguments, check_types, did_you_mean, find, names, parameters
 
 
 def component(width: int, depth: int = 2) -> int:
@@ -54,6 +55,24 @@ def test_arguments_are_checked_before_anything_is_built() -> None:
         check_arguments(component, {"width": 1, "dept": 3}, "x")
     with pytest.raises(ConfigError, match="'width' is missing"):
         check_arguments(component, {}, "x")
+
+
+class More(TypedDict, total=False):
+    colour: str
+    size: int
+
+
+def shared(width: int, **more: Unpack[More]) -> int:
+    return width + len(more)
+
+
+def test_settings_that_components_share_are_known_by_name_and_type() -> None:
+    assert list(parameters(shared)) == ["width", "colour", "size"]
+    check_arguments(shared, {"width": 1, "size": 2}, "here")
+    with pytest.raises(ConfigError, match=r"here: unknown setting 'color'\ndid you mean 'colour'"):
+        check_arguments(shared, {"width": 1, "color": "red"}, "here")
+    with pytest.raises(ConfigError, match=r"here\.size: wrong"):
+        check_types(shared, {"size": "big"}, "here", lambda kind, value: "" if isinstance(value, kind) else "wrong")
 
 
 def test_did_you_mean_lists_all_where_none_is_near() -> None:

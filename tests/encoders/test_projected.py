@@ -59,9 +59,11 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, int], message:
         ProjectionLayer(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stock_modules_compute_the_same(kind: Kind) -> None:
-    layer = ProjectionLayer(6, 6, kind=kind).eval()
+def test_stock_modules_compute_the_same(kind: Kind, bias: bool) -> None:
+    layer = ProjectionLayer(6, 6, kind=kind, bias=bias).eval()
+    assert any(name.endswith("bias") for name in layer.state_dict()) == bias
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -71,6 +73,8 @@ def test_stock_modules_compute_the_same(kind: Kind) -> None:
         assert type(module).__module__.startswith("sentence_transformers.")
         features = module(features)
     torch.testing.assert_close(features["sentence_embedding"], layer(x), atol=1e-5, rtol=1e-5)
+    if found := layer.affine():
+        torch.testing.assert_close(layer(x), x @ found[0].T + found[1])
 
 
 def test_a_frozen_base_gives_no_parameters_to_train(tiny_encoder: TransformerEncoder) -> None:

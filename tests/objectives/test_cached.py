@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from toy_towers import Bag, pack, words
 
+from lodesmith.encoders.projected import ProjectionLayer
 from lodesmith.objectives._cached import Cached, cached
+from lodesmith.objectives._folded import affine
 from lodesmith.objectives._parts import join, split
 from lodesmith.objectives.contrast import Contrast
 from lodesmith.objectives.triplet import Triplet
@@ -156,6 +158,21 @@ def test_bfloat16_is_computed_again_in_bfloat16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = gradients(Contrast, Cached(encoder, 6))
     assert worst(found, expected) < 1e-6
+
+
+def test_a_linear_encoder_stays_known_as_one() -> None:
+    """All documents as negatives are then scored without taking them through it."""
+    plain, dropping = nn.Linear(5, 3), Dropping(0.0)
+    found = affine(Cached(plain, 2))
+    assert found is not None
+    assert torch.equal(found[0], plain.weight)
+    residual = ProjectionLayer(4, 4, kind="residual_linear")
+    inner, outer = affine(residual), affine(Cached(residual, 2))
+    assert inner is not None
+    assert outer is not None
+    assert all(map(torch.equal, inner, outer))
+    assert affine(Cached(dropping, 2)) is None
+    assert affine(Cached(ProjectionLayer(4, 4, kind="mlp"), 2)) is None
 
 
 _PEAK = """

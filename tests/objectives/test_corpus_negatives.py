@@ -135,8 +135,10 @@ def test_the_loss_and_its_gradients_are_those_of_all_at_once(
 def test_single_precision_loses_nothing_by_the_blocks(kind: str, metric: Any) -> None:
     exact, given = batch(), batch(torch.float32)
     wide, encode = encoder(kind), encoder(kind).float()
-    found = gradients(contrast(encode, similarity=metric, temperature=2.0)(given)["infonce"], given, encode)
-    assert apart(found, gradients(at_once(exact, wide, metric, 2.0), exact, wide)) <= 1e-6
+    found = gradients(contrast(encode, similarity=metric, temperature=0.4)(given)["infonce"], given, encode)
+    whole = gradients(at_once(given, encode, metric, 0.4), given, encode)
+    true = gradients(at_once(exact, wide, metric, 0.4), exact, wide)
+    assert apart(found, true) <= 3 * max(apart(whole, true), 1e-7)
 
 
 def test_dropout_is_the_same_in_both_passes() -> None:

@@ -229,11 +229,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sigreg": {"weight": 1, "seed": 8}}, "unknown setting 'seed'"),
     ({"sigreg": {"weight": 1, "directions": 0}}, "0 directions"),
     ({"sigreg": {"weight": 1, "knots": "many"}}, "'str'"),
+    ({"sigreg": {"weight": "0.1"}}, "valid number"),
+    ({"gor": {"weight": True}}, "valid number"),
     ({"covariance": {"weight": 1, "of": "both"}}, "'unit' or 'raw'"),
     ({"gor": {"weight": 1, "steps": 3}}, "begin is None and steps 3"),
     ({"uniformity": {"weight": 1, "scale": 0}}, "scale must be above 0"),
     ({"prediction": {"weight": 1, "of": "unit"}}, "unknown setting 'of'"),
 ]
+
+
+@pytest.mark.parametrize("kind", [Contrast, Triplet])
+def test_an_unknown_argument_is_an_error_as_of_any_function(kind: Any) -> None:
+    with pytest.raises(TypeError, match="sigregg"):
+        kind(nn.Identity(), sigregg={"weight": 1})
 
 
 @pytest.mark.parametrize(("settings", "message"), WRONG)

@@ -22,6 +22,7 @@ from lodesmith.recipes.adapting import WEIGHTS, AdaptTraining, choose
 from lodesmith.recipes.recipe import AdaptationPlan, AdaptRecipe, load, load_any
 from lodesmith.recipes.systems import load_encoder, resolve
 from lodesmith.recipes.train import finished, forecast, plan
+from lodesmith.retrieval.fuse import reciprocal_rank
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -86,15 +87,15 @@ def test_where_both_are_alike_the_weight_stays_and_no_residual_is_kept() -> None
 
 @pytest.mark.parametrize(("lexical", "dense"), [(8, 0), (0, 8)])
 def test_the_weight_leaves_a_part_that_is_of_no_use(lexical: int, dense: int) -> None:
-    plan = AdaptationPlan()  # type: ignore[call-arg]
+    plan = AdaptationPlan(shares=(0.0,))  # type: ignore[call-arg]
     chosen = choose(ranked(lexical), {0.0: ranked(dense)}, JUDGED, plan)
     assert chosen.held_out["fused"] == 1.0
     assert (chosen.weight < 0.5) if lexical else (chosen.weight >= 0.55)
 
 
 def test_a_firm_pull_holds_the_weight() -> None:
-    chosen = choose(ranked(8), {0.0: ranked(0)}, JUDGED, AdaptationPlan(pull=1000.0))  # type: ignore[call-arg]
-    assert chosen.weight == 0.55
+    plan = AdaptationPlan(pull=1000.0, shares=(0.0,))  # type: ignore[call-arg]
+    assert choose(ranked(8), {0.0: ranked(0)}, JUDGED, plan).weight == 0.55
 
 
 def test_the_strength_is_that_of_the_better_encoder() -> None:
@@ -102,6 +103,13 @@ def test_the_strength_is_that_of_the_better_encoder() -> None:
     chosen = choose(ranked(3), encoded, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
     assert chosen.strength == 0.5
     assert chosen.held_out["base"] < chosen.held_out["encoder"]
+
+
+def test_only_a_share_of_the_plan_is_chosen_though_the_base_is_measured_too() -> None:
+    encoded = {0.0: ranked(8), 1.0: ranked(2)}
+    chosen = choose(ranked(3), encoded, JUDGED, AdaptationPlan(shares=(1.0,)))  # type: ignore[call-arg]
+    assert chosen.strength == 1.0
+    assert (chosen.held_out["base"], chosen.held_out["encoder"]) == (1.0, 0.25)
 
 
 def test_the_weights_tried_reach_from_bm25_alone_to_the_encoder_alone() -> None:
@@ -200,6 +208,27 @@ def test_its_page_says_what_was_chosen(documents: Path, tiny_model: Path, tmp_pa
         plan("adapt", overrides(documents, tiny_model, seed=1), out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_that_is_given_is_kept(share: float, documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = overrides(documents, tiny_model, **{"stages.0.epochs": 1, "adaptation.shares": [share]})
+    list(lode.train("adapt", out=tmp_path / "run", **settings))
+    assert read_json(tmp_path / "run" / "manifest.json")["fusion"]["strength"] == share
+    if share == 0:
+        adapted, base = (lode.load(own).encode(["the owl"], "query").values for own in (tmp_path / "run", tiny_model))
+        np.testing.assert_allclose(adapted, base, atol=1e-6)
+
+
+def test_plain_inverse_cloze_is_a_setting_of_it(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    more = {"adaptation.queries": ["sentence"], "adaptation.shares": [1.0], "stages.0.objective.negatives": "batch"}
+    more |= {"stages.0.optim.weight_decay": 0.0, "stages.0.epochs": 1}
+    out = tmp_path / "run"
+    list(lode.train("adapt", out=out, **overrides(documents, tiny_model, **more)))
+    dataset, asked = Dataset.load(documents), {"q": "the owl fears the barn"}
+    fused = resolve(f"bm25+{out / 'model'}", dataset).retriever.search(asked, 3)["q"]
+    parts = [resolve(own, dataset).retriever.search(asked, 200) for own in ("bm25", str(out / "model"))]
+    assert fused == reciprocal_rank(parts).top(3)["q"]
+
+
 def test_a_forecast_trains_nothing(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
     told = forecast(plan("adapt", overrides(documents, tiny_model), out=tmp_path / "run"))
     assert told["pairs"] > 0
@@ -226,6 +255,8 @@ def test_weights_that_training_did_not_write_are_refused(documents: Path, tiny_m
         ({"adaptation.weight": 2}, "adaptation.weight"),
         ({"adaptation.queries": ["spam"]}, "adaptation.queries"),
         ({"adaptation.held_outs": 5}, "held_out"),
+        ({"adaptation.shares": [1.5]}, "adaptation.shares"),
+        ({"adaptation.shares": []}, "adaptation.shares"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_runs
 from safetensors.numpy import load_file
+from small_runs import equal, weights
 
 import lodesmith as lode
 from lodesmith.core import events
@@ -35,20 +37,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def overrides(dataset: Path, model: Path, **more: object) -> dict[str, object]:
-    short = {"stages.0.epochs": 3, "stages.0.batch_size": 16, "stages.0.optim.groups": FAST}
-    return {"data": str(dataset), "base": str(model)} | short | more
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for file in sorted((run / "model").rglob("*.safetensors")):
-        found |= {f"{file.parent.name}/{name}": value for name, value in load_file(file).items()}
-    return found
-
-
-def equal(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+    return small_runs.overrides(dataset, model, **{"stages.0.epochs": 3, "stages.0.optim.groups": FAST, **more})
 
 
 def trained(dataset: Path, model: Path, out: Path, **more: object) -> tuple[Training, list[events.Event]]:

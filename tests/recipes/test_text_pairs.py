@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import lodesmith as lode
 from lodesmith.core import events
 from lodesmith.core.errors import InputError
+from lodesmith.core.joined import load_several
 from lodesmith.core.records import Dataset, Document
 from lodesmith.data.pairs import make_pairs
 from lodesmith.recipes.recipe import load
 from lodesmith.recipes.text_pairs import text_pairs
+from lodesmith.recipes.train import forecast, plan
 from lodesmith.testing import tiny_dataset
 
 BODY = (
@@ -103,3 +106,79 @@ def test_a_first_stage_learns_from_the_documents_alone(
     assert steps[0].step == 5
     totals = {event.stage: event.total for event in happened if isinstance(event, events.Step)}
     assert len(totals) == 2
+
+
+SUBJECTS = ("Herons", "Smiths", "Bakers", "Comets", "Lizards", "Violins")
+
+
+def distinct(*subjects: str) -> list[Document]:
+    """Documents that have no sentence in common."""
+    said = "{0} sleep under old {1} roofs. Most {1} folk greet {0} at dawn. Never has a {1} winter stopped {0}."
+    return [
+        Document(f"d{n}", f"{word} of the north {word}", " ".join(said.format(word, word[::-1]) for _ in range(2)))
+        for n, word in enumerate(subjects)
+    ]
+
+
+def joined(tmp_path: Path, *columns: bool) -> Dataset:
+    """Datasets of documents alone, some with a column."""
+    folders = []
+    for number, has in enumerate(columns):
+        documents = distinct(*SUBJECTS[3 * number : 3 * number + 3])
+        folders.append(Dataset.of(documents, name=f"part{number}").save(tmp_path / f"part{number}"))
+        if has:
+            column(folders[-1], {"document": "d1", "text": f"asks {number}", "kind": "title"})
+    return load_several(",".join(map(str, folders)))
+
+
+def test_joined_datasets_give_the_pairs_of_their_own_columns(tmp_path: Path) -> None:
+    both = joined(tmp_path / "a", True, True)
+    found = text_pairs(both)
+    assert found.queries == ("asks 0", "asks 1")
+    assert found.passages == (both.documents["part0/d1"].content, both.documents["part1/d1"].content)
+    mixed = joined(tmp_path / "b", True, False)
+    alone = text_pairs(Dataset.load(tmp_path / "b" / "part1"))
+    assert text_pairs(mixed).queries == ("asks 0", *alone.queries)
+    none = text_pairs(joined(tmp_path / "c", False, False))
+    assert len(none.pairs) > len(alone.pairs) > 1
+
+
+def test_documents_that_other_splits_judge_are_left_out_even_without_a_train_split() -> None:
+    judged = replace(Dataset.of(distinct(*SUBJECTS)), judgements={"test": {"q": {"d0": 1}}})
+    texts = " ".join(text_pairs(judged).queries + text_pairs(judged).passages)
+    assert "Smiths" in texts
+    assert "Herons" not in texts
+    with pytest.raises(InputError, match=r"no split 'dev' \(it has: test\)\nset data\.train"):
+        text_pairs(judged, split="dev")
+
+
+TEXTS = {"stages.1.pairs": "text", "stages.0.epochs": 2, "stages.1.epochs": 1, "stages.0.batch_size": 8}
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("recipe", ["isotropic_pretrain", "two_tower_bag"])
+def test_documents_alone_are_enough_where_no_stage_needs_judgements(
+    dataset: Path, recipe: str, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (dataset / "queries.jsonl").unlink()
+    assert not Dataset.load(dataset).judgements
+    settings = TEXTS | {"data": str(dataset), "base": str(tiny_model), "stages.0.pairs": "text"}
+    happened = list(lode.train(recipe, out=tmp_path / "run", **settings))
+    assert isinstance(happened[-1], events.Done)
+    assert not any(isinstance(event, events.Validation) for event in happened)
+    assert "no judgements to validate on" in caplog.text
+    vectors = lode.load(tmp_path / "run").encode(["salt"]).values
+    assert vectors.shape[0] == 1
+    with pytest.raises(InputError, match=r"has no split 'train'.*\nset data\.train; or set pairs of the stage"):
+        list(lode.train(recipe, out=tmp_path / "x", **(settings | {"stages.1.pairs": "judged"})))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_forecast_counts_the_pairs_that_each_stage_learns(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    number = len(text_pairs(Dataset.load(dataset)).pairs)
+    settings = TEXTS | {"data": str(dataset), "base": str(tiny_model), "stages.1.batch_size": 3}
+    report = forecast(plan("isotropic_pretrain", settings, out=tmp_path / "run"))
+    assert (report["pairs"], report["text_pairs"]) == (0, number)
+    assert report["steps"] == {"pretrain": 2 * -(-number // 8), "contrast": -(-number // 3)}
+    assert report["validation_queries"] == 0
+    assert report["vectors_bytes"] > 4 * 32 * number

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file
+from small_runs import equal, weights
 
 import lodesmith as lode
 from lodesmith.core import events
@@ -54,13 +54,6 @@ def overrides(dataset: Path, recipe: str, **more: object) -> dict[str, object]:
     return {"data": str(dataset), "vocabulary.min_count": 1} | short | SMALL[recipe] | more
 
 
-def weights(run: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for file in sorted((run / "model").rglob("*.safetensors")):
-        found |= {f"{file.parent.name}/{name}": value for name, value in load_file(file).items()}
-    return found
-
-
 def test_it_learns_and_its_run_can_be_evaluated(foreign: Path, recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     happened = list(lode.train(recipe, out=out, **overrides(foreign, recipe, **{"stages.1.epochs": 12})))
@@ -90,9 +83,7 @@ def test_stopped_and_resumed_it_is_the_same(dataset: Path, recipe: str, tmp_path
     for _ in range(2):
         list(islice(plan(recipe, settings, out=tmp_path / "parts", resume="auto", reported=False).events(), 7))
     list(plan(recipe, settings, out=tmp_path / "parts", resume=True, reported=False).events())
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_towers_of_their_own_for_each_side(dataset: Path, tmp_path: Path) -> None:
@@ -163,9 +154,7 @@ def test_sigkill_in_the_second_epoch_and_resume_give_the_same_bits(ranks: int, d
         process.wait()
     assert not (killed / "model").exists()
     subprocess.run([*command, str(killed), "--resume"], env=environment, capture_output=True, check=True, timeout=280)
-    one, two = weights(whole), weights(killed)
-    assert one.keys() == two.keys()
-    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert equal(whole, killed)
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_runs
 import yaml
-from safetensors.numpy import load_file
+from small_runs import equal
 
 import lodesmith as lode
 from lodesmith.core import events
@@ -33,20 +34,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def overrides(dataset: Path, model: Path, **more: object) -> dict[str, object]:
-    short = {"stages.0.epochs": 6, "stages.0.batch_size": 16, "stages.0.optim.lr": 3e-3}
-    return {"data": str(dataset), "base": str(model)} | short | more
-
-
-def weights(run: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for file in sorted((run / "model").rglob("*.safetensors")):
-        found |= {f"{file.parent.name}/{name}": value for name, value in load_file(file).items()}
-    return found
-
-
-def equal(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+    return small_runs.overrides(dataset, model, **{"stages.0.epochs": 6, "stages.0.optim.lr": 3e-3, **more})
 
 
 def test_a_training_learns_and_leaves_the_contract_s_files(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -165,6 +153,45 @@ def test_refusals(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
         lode.train("isotropic", out=tmp_path / "x", **(settings | {"encoder.base_model": "other"}))
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"negatives": "own"}, r"needs mined negatives, and data\.negatives names none"),
+        ({"use": "triplet", "negatives": "mined"}, r"needs mined negatives, and data\.negatives names none"),
+        ({"dimensions": [True]}, r"objective\.dimensions: Input should be a int, not true"),
+        ({"temperature": True}, r"objective\.temperature: Input should be a float, not true"),
+        ({"symmetric": "true"}, r"objective\.symmetric: .* a bool, not a text"),
+        ({"prediction": {"weight": 0, "begin": 1, "steps": 9}}, "there is no predictor"),
+        ({"prediction": {"weight": 0, "begin": 1}}, "give both, or neither"),
+        ({"sigreg": {"weight": 0.1, "directions": 10**9}}, r"objective\.sigreg: .*1000000000.*16384"),
+        ({"sigreg": {"weight": True}}, r"objective\.sigreg: weight"),
+    ],
+)
+def test_objectives_that_cannot_learn_are_refused_before_anything_is_written(
+    more: dict[str, object], said: str, dataset: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = overrides(dataset, tiny_model, **{"stages.0.objective": {"use": "contrast"} | more})
+    with pytest.raises(ConfigError, match=said):
+        plan("isotropic", settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_mined_negatives_of_other_queries_are_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (dataset / "columns").mkdir()
+    (dataset / "columns" / "negatives.jsonl").write_text('{"query": "of another split", "ids": ["d1"]}\n')
+    settings = overrides(dataset, tiny_model, **{"data.negatives": "negatives", "stages.0.objective.negatives": "own"})
+    with pytest.raises(InputError, match="has no usable negative of any training query"):
+        list(lode.train("isotropic", out=tmp_path / "run", **settings))
+    texts = {"stages.0.pairs": "text"}
+    with pytest.raises(ConfigError, match="pairs of texts have none"):
+        plan("isotropic", settings | texts, out=tmp_path / "run")
+
+
+def test_a_pool_is_enough_for_own_negatives(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    pool = {"stages.0.objective.negatives": "own", "stages.0.pool": 4}
+    assert plan("isotropic", overrides(dataset, tiny_model, **pool), out=tmp_path / "run")
+
+
 def test_other_weights_than_training_wrote_are_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     list(lode.train("isotropic", out=out, **overrides(dataset, tiny_model)))
@@ -174,6 +201,17 @@ def test_other_weights_than_training_wrote_are_refused(dataset: Path, tiny_model
     file.write_bytes(raw)
     with pytest.raises(IntegrityError, match=r"model\.safetensors"):
         lode.load(out)
+
+
+def test_a_small_dataset_is_gone_over_more_often(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    few = overrides(dataset, tiny_model, **{"stages.0.epochs": 2, "stages.0.batch_size": 16, "stages.0.min_steps": 9})
+    training = plan("isotropic", few, out=tmp_path / "run")
+    steps = [e for e in training.events() if isinstance(e, events.Step)]
+    made = len(training.stage(training.recipe.stages[0]).batches)
+    assert made > 1
+    assert max(e.step for e in steps) == forecast(training)["steps"]["contrast"] == made * -(-9 // made)
+    assert training.recipe.stages[0].passes(9) == 2
+    assert training.recipe.stages[0].passes(9, accumulate=3) == 3
 
 
 def test_forecast_trains_nothing(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -198,7 +236,7 @@ def test_pairs_share_rows_of_equal_texts_and_keep_validation_apart() -> None:
     limited = make_pairs(data, load("isotropic", ["data.limit=2", "data.validation=null"]))
     assert len(limited.pairs) == 2
     assert len(limited.known) == 8
-    with pytest.raises(InputError, match="no split"):
+    with pytest.raises(InputError, match=r"no split 'trian'.*\nset data\.train"):
         make_pairs(data, load("isotropic", ["data.train=trian"]))
 
 

@@ -98,3 +98,23 @@ def test_sweeps_know_them_for_measures_of_retrieval() -> None:
     assert _retrieval("beir/a/nDCG@10")
     assert _retrieval("nDCG@10")
     assert not _retrieval("geometry/uniformity")
+
+
+@pytest.mark.slow
+def test_a_base_that_is_trained_is_measured_with_its_weights_and_learns_as_without_it(
+    folders: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    data, a, _ = map(str, folders)
+    settings = {"data": data, "base": str(tiny_model), "data.validation": None, "stages.0.checkpoint_every": 2}
+    settings |= {"stages.0.epochs": 3, "stages.0.batch_size": 16, "stages.0.patience": None}
+    settings |= {"stages.0.optim.lr": 1e-2, "stages.0.optim.groups": [{"match": "*.base.*", "lr": 1e-3}]}
+    alone = list(lode.train("isotropic_full", out=tmp_path / "alone", **settings))
+    run = tmp_path / "run"
+    beside = list(lode.train("isotropic_full", out=run, **settings, **{"evaluation.validate_on": a}))
+    losses = [[event.total for event in part if isinstance(event, events.Step)] for part in (alone, beside)]
+    assert losses[0] == losses[1], "measuring draws no random number and leaves dropout on"
+    found = [event for event in beside if isinstance(event, events.Validation)]
+    assert len({event.measures["mean/nDCG@10"] for event in found}) > 2
+    best = [event for event in found if event.best][-1]
+    trained = lode.evaluate(str(run), a, split="dev").measures["nDCG@10"].mean
+    assert best.measures["beir/a/nDCG@10"] == pytest.approx(trained, abs=1e-3)

@@ -19,6 +19,7 @@ from lodesmith.core import events
 from lodesmith.core.errors import InputError, IntegrityError, ResumeError, Terminated
 from lodesmith.training import read_metrics
 from lodesmith.training.engine import TorchEngine
+from lodesmith.training.position import check_processes
 
 TIMINGS = ("throughput", "seconds")
 
@@ -247,3 +248,14 @@ def test_two_checkpoints_are_kept_and_hold_no_pickle(whole: tuple[list[bytes], P
     state = json.loads((folder / "step-000000036" / "state.json").read_text())
     assert state["surroundings"]["threads"] == 1
     assert state["position"]["stage_step"] == 12
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    class Two:
+        world = 2
+
+    check_processes({"processes": 2}, Two(), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ResumeError, match="was written by 1 process, and 2 processes would go on\nresume it in one"):
+        check_processes({"processes": 1}, Two(), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ResumeError, match=r"was written by 4 processes, and 2 .*\n.*torchrun --nproc-per-node 4"):
+        check_processes({"processes": 4}, Two(), tmp_path)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ def show(as_json: bool, value: Any, text: str) -> None:
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     sys.stdout.write((json.dumps(value, ensure_ascii=plain, allow_nan=False) if as_json else text.rstrip("\n")) + "\n")
     sys.stdout.flush()
+
+
+def first() -> bool:
+    """Whether this is the first of the processes that train together, or the only one: it alone tells the result."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lodesmith.cli.console import progress, say, show
 from lodesmith.cli.live import State, display
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.events import Event
 
 
@@ -18,9 +19,25 @@ def several(recipe: str) -> list[str]:
 
 
 def train_all(
-    recipe: str, overrides: Sequence[str], sweeps: Sequence[str], *, out: Path | None, dry_run: bool, as_json: bool
+    recipe: str,
+    overrides: Sequence[str],
+    sweeps: Sequence[str],
+    *,
+    out: Path | None,
+    dry_run: bool,
+    auto: bool,
+    as_json: bool,
 ) -> None:
-    """Train every combination, measure and compare them; or tell what that would take."""
+    """Train every combination, measure and compare them; or tell what that would take.
+
+    Raises:
+        ConfigError: `auto`: what is compared has to be computed in one way.
+    """
+    if auto:
+        raise ConfigError(
+            "--auto fits one run, and a sweep has several",
+            "try it on one of them (--auto --dry-run), and give the chunk that it chooses to all",
+        )
     from lodesmith.recipes.sweep import plan
 
     sweep = plan(several(recipe), overrides, sweeps, out=out)

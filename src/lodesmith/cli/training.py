@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lodesmith.cli.console import Json, progress, say, show
+from lodesmith.cli.console import Json, first, progress, say, show
 
 
 class World(StrEnum):
@@ -44,7 +44,7 @@ def quickstart(
     show(as_json, result.to_json(), result.to_text())
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - one an option
     recipe: Annotated[str, typer.Argument(help="a shipped recipe or a YAML path; several, with commas, are compared")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="such as data=DIR seed=1")
@@ -53,6 +53,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run, to the same bits")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything and forecast memory and time, no more")
+    ] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="measure what this machine can do, and choose chunks and processes by it")
     ] = False,
     sweep: Annotated[
         list[str] | None,
@@ -68,22 +71,36 @@ def train(
 
     Example: lode train isotropic data=my-dataset stages.0.epochs=5 --out my-run
 
+    --auto keeps batch sizes and everything else that is learned: it chooses how many texts are in memory at once, and
+    how many processes share a batch, says why, and writes both into the run's recipe.yaml.
+
     Example: lode train isotropic data=my-dataset --sweep temperature=0.02,0.05,0.1 --sweep seed=0,1,2
     """
+    from lodesmith.cli.fitting import fitted, launched
     from lodesmith.cli.live import follow
     from lodesmith.cli.sweeping import several, train_all
     from lodesmith.recipes.train import forecast, plan
 
+    settings = overrides or []
     if sweep or len(several(recipe)) > 1:
-        train_all(recipe, overrides or [], sweep or [], out=out, dry_run=dry_run, as_json=as_json)
+        train_all(recipe, settings, sweep or [], out=out, dry_run=dry_run, auto=auto, as_json=as_json)
         return
-    training = plan(recipe, overrides or [], out=out, resume=resume)
+    chosen = fitted(recipe, settings, out=out, resume=resume, auto=auto)
+    if chosen is not None:
+        own = [chosen.overrides, settings] if resume else [settings, chosen.overrides]  # the last one counts
+        settings, out = [*own[0], *own[1]], chosen.out
+    training = plan(recipe, settings, out=out, resume=resume)
     if dry_run:
-        report = forecast(training)
-        show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+        report = forecast(training) | ({} if chosen is None else {"auto": chosen.to_json()})
+        show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items() if key != "auto"))
         return
+    if chosen is not None and not resume:
+        chosen.save()
+    if (code := launched(training, recipe, settings, resume=resume, as_json=as_json)) is not None:
+        raise typer.Exit(code)
     report = follow(training) | training.summary
-    show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
+    if first():
+        show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
 
 
 def recipes(

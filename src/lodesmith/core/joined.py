@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,12 +11,12 @@ from lodesmith.core.errors import InputError
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.core.tables import Judgements
 
-__all__ = ["folders_of", "join", "load_several"]
+__all__ = ["Joined", "folders_of", "join", "load_several"]
 
 T = TypeVar("T")
 
 
-class _Joined(Mapping[str, T], Generic[T]):
+class _Table(Mapping[str, T], Generic[T]):
     """The records of several tables, by `NAME/ID`."""
 
     def __init__(self, tables: Mapping[str, Mapping[str, T]], named: Callable[[str, T], T]) -> None:
@@ -33,6 +33,17 @@ class _Joined(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
+
+
+@dataclass(frozen=True)
+class Joined(Dataset):
+    """Several datasets as one.
+
+    Args:
+        parts: each dataset, by the name in front of its ids.
+    """
+
+    parts: Mapping[str, Dataset] = field(default_factory=dict)
 
 
 def folders_of(paths: str) -> list[Path]:
@@ -52,7 +63,7 @@ def load_several(paths: str) -> Dataset:
     return loaded[0] if len(loaded) == 1 else join(loaded)
 
 
-def join(datasets: Sequence[Dataset]) -> Dataset:
+def join(datasets: Sequence[Dataset]) -> Joined:
     """One dataset of all documents, queries and judgements; a split has those of every dataset that has it.
 
     An id becomes `NAME/ID`, NAME being the dataset's name, with a number behind it where two have the same.
@@ -70,11 +81,12 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     named = dict(zip(_names(datasets), datasets, strict=True))
     splits = dict.fromkeys(split for dataset in datasets for split in dataset.judgements)
     info: dict[str, Any] = {"name": "+".join(named), "drop_same_id": datasets[0].drop_same_id}
-    return Dataset(
-        _Joined({name: own.documents for name, own in named.items()}, _document(named)),
-        _Joined({name: own.queries for name, own in named.items()}, _query),
+    return Joined(
+        _Table({name: own.documents for name, own in named.items()}, _document(named)),
+        _Table({name: own.queries for name, own in named.items()}, _query),
         {split: _judgements(named, split) for split in splits},
         info,
+        parts=named,
     )
 
 

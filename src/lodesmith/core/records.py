@@ -163,15 +163,19 @@ class Dataset:
         """Whether a result whose id equals the query's is left out (ArguAna, Quora)."""
         return bool(self.info.get("drop_same_id", False))
 
-    def split(self, name: str) -> Judgements:
+    def split(self, name: str, do: str = "choose one with --split") -> Judgements:
         """The judgements of one split.
+
+        Args:
+            name: of the split.
+            do: what the message says to do where there is none.
 
         Raises:
             InputError: there is no such split; the message lists those there are.
         """
         if name not in self.judgements:
             have = ", ".join(self.judgements) or "none"
-            raise InputError(f"{self.name} has no split {name!r} (it has: {have})", "choose one with --split")
+            raise InputError(f"{self.name} has no split {name!r} (it has: {have})", do)
         return self.judgements[name]
 
     def queries_of(self, split: str) -> dict[str, Query]:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from lodesmith.core.errors import ConfigError, MissingExtraError
 
@@ -84,9 +84,26 @@ def _hints(component: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a component's parameters, as far as they can be evaluated."""
     function = component.__init__ if inspect.isclass(component) else component
     try:
-        return get_type_hints(function, include_extras=True)
+        hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError):
         return {}
+    for kind in [get_args(hint)[0] for hint in hints.values() if get_origin(hint) is Unpack]:
+        hints |= get_type_hints(kind, include_extras=True)
+    return hints
+
+
+def parameters(component: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a component by name; those of `**more: Unpack[Mapping]` one by one, None where not given."""
+    found = dict(inspect.signature(component).parameters)
+    for name, hint in _hints(component).items():
+        if get_origin(hint) is Unpack and name in found:
+            del found[name]
+            kind = get_args(hint)[0]
+            found |= {
+                key: inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None)
+                for key in kind.__annotations__
+            }
+    return found
 
 
 def check_types(
@@ -123,9 +140,9 @@ def check_arguments(
     Raises:
         ConfigError: an argument is unknown (with the nearest name) or a required one is missing.
     """
-    parameters = inspect.signature(component).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    allowed = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    there = parameters(component)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in there.values())
+    allowed = [name for name, p in there.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for name in given:
         if name in supplied:
             raise ConfigError(f"{label}: {name!r} is not a setting: the program supplies it", "leave it out")
@@ -133,5 +150,5 @@ def check_arguments(
             offered = [a for a in allowed if a not in supplied]
             raise ConfigError(f"{label}: unknown setting {name!r}", did_you_mean(name, offered))
     for name in allowed:
-        if parameters[name].default is inspect.Parameter.empty and name not in given and name not in supplied:
+        if there[name].default is inspect.Parameter.empty and name not in given and name not in supplied:
             raise ConfigError(f"{label}: the setting {name!r} is missing", "give it a value")

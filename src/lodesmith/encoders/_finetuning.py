@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lodesmith.core.errors import ConfigError, InputError, MissingExtraError, NotFiniteError
 from lodesmith.core.protocols import Side
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core
+from lodesmith.encoders._dropout import quicken
 from lodesmith.encoders._packing import batches
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def tune(base: TransformerEncoder, how: Tuning) -> None:
     transformer = base.model.transformers_model
     if transformer is None and how != Tuning():
         raise ConfigError(f"{base.source} is no transformer: it has no layers to choose from", "leave the settings out")
+    quicken(base.model)
     if how.dropout is not None:
         _set_dropout(base.model, how.dropout)
     if how.lora is not None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lodesmith.encoders._packed_training import dropped_attention
+
 __all__ = ["ATTENTION", "batches", "pack", "packed_attention", "register"]
 
 ATTENTION = "lodesmith_packed"
@@ -119,9 +121,18 @@ def packed_attention(  # noqa: PLR0913, PLR0917 - the signature is that of trans
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     query, key = query.to(value.dtype), key.to(value.dtype)
+    runs = list(_runs(cu_seq_lens_q))
+    longest = max((length for _, _, length in runs), default=0)
+    bound = causal or options["enable_gqa"] or (sliding_window is not None and longest > sliding_window)
+    if dropout > 0 and not bound and _trains_on_cpu(value):
+        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        return dropped_attention((q, k, v), runs, scaling or query.shape[-1] ** -0.5, dropout)[None], None
+    # All at once: a gradient of each slice by itself would fill a table of all tokens.
+    sizes = [count * length for _, count, length in runs]
+    parts = zip(*(torch.split(states, sizes, 2) for states in (query, key, value)), strict=True)
     done = []
-    for start, count, length in _runs(cu_seq_lens_q):
-        q, k, v = (_cut(states, start, count, length) for states in (query, key, value))
+    for (_, count, length), part in zip(runs, parts, strict=True):
+        q, k, v = (_cut(states, count, length) for states in part)
         mask = _window(length, sliding_window, causal, q.device)
         out = scaled_dot_product_attention(q, k, v, mask, is_causal=causal and mask is None and length > 1, **options)
         done.append(out.transpose(1, 2).reshape(count * length, out.shape[1], out.shape[3]))
@@ -137,10 +148,14 @@ def _runs(bounds: Tensor) -> Iterator[tuple[int, int, int]]:
         start += count * length
 
 
-def _cut(states: Tensor, start: int, count: int, length: int) -> Tensor:
-    """[1, heads, tokens, d] → [count, heads, length, d] of one run, without a copy."""
+def _trains_on_cpu(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.dtype == torch.float32 and torch.is_grad_enabled()
+
+
+def _cut(states: Tensor, count: int, length: int) -> Tensor:
+    """[1, heads, count · length, d] → [count, heads, length, d], without a copy."""
     heads, _, width = states.shape[1:]
-    return states[0, :, start : start + count * length].view(heads, count, length, width).transpose(0, 1)
+    return states[0].view(heads, count, length, width).transpose(0, 1)
 
 
 def _window(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:

@@ -40,13 +40,21 @@ class ProjectionLayer(nn.Module):
         hidden: width between the two layers of `mlp`; None for twice the input.
         dropout: of `mlp`, while training.
         kind: see above.
+        bias: learn the vectors b too. They move all vectors alike, to where the training texts are.
 
     Raises:
         ConfigError: the kind is unknown, or the dimensions do not fit it.
     """
 
     def __init__(
-        self, input: int, output: int, hidden: int | None = None, dropout: float = 0.1, kind: Kind = "mlp"
+        self,
+        input: int,
+        output: int,
+        hidden: int | None = None,
+        dropout: float = 0.1,
+        kind: Kind = "mlp",
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if min(input, output, hidden or 1) < 1:
@@ -59,10 +67,10 @@ class ProjectionLayer(nn.Module):
         if kind == "mlp":
             width = hidden or 2 * input
             self.layers = nn.Sequential(
-                nn.Linear(input, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, output)
+                nn.Linear(input, width, bias), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, output, bias)
             )
         elif kind in ("linear", "residual_linear"):
-            self.layers = nn.Sequential(nn.Linear(input, output))
+            self.layers = nn.Sequential(nn.Linear(input, output, bias))
         else:
             raise ConfigError(f"no projection is called {kind!r}", "choose mlp, linear or residual_linear")
         if kind == "residual_linear":
@@ -80,7 +88,7 @@ class ProjectionLayer(nn.Module):
         if self.kind == "mlp" or not isinstance(layer, nn.Linear):
             return None
         added = torch.eye(self.input, device=layer.weight.device) if self.kind == "residual_linear" else 0.0
-        return layer.weight + added, layer.bias
+        return layer.weight + added, layer.weight.new_zeros(self.output) if layer.bias is None else layer.bias
 
     def stock_modules(self) -> list[nn.Module]:
         """The same function, without dropout, in sentence-transformers' own `Dense` modules; weights are copied."""
@@ -97,7 +105,8 @@ def _dense(layer: nn.Linear, activation: nn.Module, added: Tensor | float) -> nn
     from sentence_transformers.base.modules import Dense
 
     dense: nn.Module = Dense(layer.in_features, layer.out_features, activation_function=activation)
-    weight, bias = layer.weight.detach().cpu().float(), layer.bias.detach().cpu().float()
+    weight = layer.weight.detach().cpu().float()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().float()
     dense.load_state_dict({"linear.weight": weight + added, "linear.bias": bias.clone()})
     return dense
 
@@ -126,6 +135,7 @@ class IsotropicGaussianEncoder(nn.Module):
         kind: of the `ProjectionLayer`.
         hidden: of the `ProjectionLayer`.
         dropout: of the `ProjectionLayer`.
+        bias: of the `ProjectionLayer`.
         metric: how the results are compared; None for the base's way.
         predictor: train beside them a `predictor` of document vectors from query vectors, for an objective that has a
             prediction (LeJEPA, arXiv 2511.08544). It is no part of the encoder, and not saved.
@@ -147,6 +157,7 @@ class IsotropicGaussianEncoder(nn.Module):
         kind: Kind = "mlp",
         hidden: int | None = None,
         dropout: float = 0.1,
+        bias: bool = True,
         metric: Metric | None = None,
         predictor: bool = False,
     ) -> None:
@@ -164,7 +175,8 @@ class IsotropicGaussianEncoder(nn.Module):
         elif how != Tuning():
             raise ConfigError("the base is frozen, and settings say how it trains", "set freeze_base to false")
         width = base_model.dimension
-        self.projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind).to(base_model.device)
+        projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind, bias=bias)
+        self.projection = projection.to(base_model.device)
         self.metric: Metric = metric or base_model.metric
         # Drawn last: the projection begins the same with it and without.
         self.predictor = _predictor(self.dimension).to(base_model.device) if predictor else None

@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.gaussianity import Knots, knots_of, unit_directions
 from lodesmith.losses._sums import Total, check_vectors
 from lodesmith.losses._waves import Waves
 
 __all__ = ["sigreg"]
+
+MOST = {"directions": 1 << 14, "knots": 1 << 12}
+"""They lie in memory; and many directions in one step are no better than those of many steps."""
 
 _CPU_BLOCK = 1 << 18
 """Projections that are looked at together: few enough for a processor's cache."""
@@ -39,10 +43,10 @@ def sigreg(
 
     Args:
         vectors: [n, d]; computed in float32 at least.
-        directions: K, how many.
+        directions: K, how many; at most 16,384.
         seed: of the directions.
         step: of the training: each has other directions. Processes that train together give the same two numbers.
-        knots: of the trapezoid on [0, reach], which symmetry doubles.
+        knots: of the trapezoid on [0, reach], which symmetry doubles; at most 4,096.
         reach: the largest t.
         total: where several processes train, their sum (such as `Ranks.sum`): N, and the means of cos and sin, are
             then those of all rows, and each process has the same value. The gradient is such that its mean over
@@ -55,6 +59,9 @@ def sigreg(
         InputError: the vectors are not [n, d].
         ConfigError: a number is out of range.
     """
+    for name, number in (("directions", directions), ("knots", knots)):
+        if isinstance(number, bool) or number > MOST[name]:
+            raise ConfigError(f"{name} is {number}, not a number up to {MOST[name]}", "the default serves")
     vectors = check_vectors(vectors)
     integral = knots_of(knots, reach)
     drawn = unit_directions(vectors.shape[1], directions, seed, step)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lodesmith.objectives._folded import affine
 from lodesmith.objectives._parts import count, join, split
 
 __all__ = ["Cached", "cached"]
@@ -54,6 +55,10 @@ class Cached(nn.Module):
         self._encode[0].train(mode)
         self.training = mode
         return self
+
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A [e, d] and b [e] where the encoder is x → Ax + b; None where it is not."""
+        return affine(self._encode[0])
 
     def forward(self, part: Any) -> Any:
         """What the encoder makes of the items: [n, e]."""

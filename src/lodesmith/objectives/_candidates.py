@@ -119,12 +119,20 @@ class Comparison:
         mined = 0 if encoded.negatives is None else len(encoded.negatives)
         ranks = Ranks.of(len(rows), mined, together=self.gather and training, device=rows.device)
         columns = _columns(batch, encoded, rows, Ranks(((len(rows),), (mined,))) if local else ranks)
-        scores = self._score(encoded.queries, columns.vectors)
+        scores = self.score(encoded.queries, columns.vectors)
         first = 0 if local else ranks.first
         labels = torch.arange(first, first + len(rows), device=rows.device)
         return Scored(scores, labels, self.mask(rows, columns), columns, rows, encoded, ranks)
 
-    def _score(self, queries: Any, documents: Any) -> torch.Tensor:
+    def score(self, queries: Any, documents: Any) -> torch.Tensor:
+        """Scores [n, m] in float32 at least, whatever the vectors' precision and whatever autocast says: a temperature
+        enlarges what rounding takes from them."""
+        queries, documents = wide(queries), wide(documents)
+        kind = documents.device.type if isinstance(documents, torch.Tensor) else "cpu"
+        with torch.autocast(kind, enabled=False):
+            return self._compared(queries, documents)
+
+    def _compared(self, queries: Any, documents: Any) -> torch.Tensor:
         if isinstance(documents, torch.Tensor) and not (len(queries) and len(documents)):
             return cast(torch.Tensor, queries @ documents.T)  # no scores, but part of the graph, and no mean of nothing
         return cast(torch.Tensor, self.similarity(queries, documents))
@@ -149,7 +157,13 @@ class Comparison:
         queries = scored.ranks.gather(scored.encoded.queries)
         documents = scored.encoded.documents
         own = Columns(documents, scored.rows[:, 0], scored.labels, scored.rows[:, 1])
-        return self._score(queries, documents).T, self.mask(rows, own).T
+        return self.score(queries, documents).T, self.mask(rows, own).T
+
+
+def wide(vectors: Any) -> Any:
+    """Vectors in float32, where they had less."""
+    narrow = isinstance(vectors, torch.Tensor) and vectors.dtype in (torch.float16, torch.bfloat16)
+    return vectors.float() if narrow else vectors
 
 
 def _ids(batch: Mapping[str, Any], name: str, like: torch.Tensor) -> torch.Tensor:

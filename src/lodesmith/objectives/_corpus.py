@@ -18,6 +18,7 @@ from torch import nn
 from lodesmith.objectives._candidates import Scored
 from lodesmith.objectives._folded import fold
 from lodesmith.objectives._known import Known
+from lodesmith.objectives._log_sums import LogSum
 
 CPU_VALUES, DEVICE_VALUES = 1 << 20, 1 << 24
 """Numbers of a block's largest matrix: near a processor's cache; and enough work for an accelerator."""
@@ -116,11 +117,11 @@ def log_sums(
     Differentiable in the queries and the encoder's parameters; dropout in the encoder is the same in both passes.
 
     Args:
-        queries: encoded, [n, e].
+        queries: encoded, [n, e]; float32 at least, since their gradients are summed over the blocks.
         blocks: the stored documents.
         encoder: of the documents, row by row.
         metric: the name of `score`.
-        score: vectors [n, e] and [b, e] → [n, b].
+        score: vectors [n, e] and [b, e] → [n, b], float32 at least.
         temperature: above 0.
     """
     folded = fold(queries, blocks, encoder, metric, temperature)
@@ -141,9 +142,8 @@ class _Plan:
     def scores(
         self, queries: torch.Tensor, rows: torch.Tensor, struck: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Of a block, float32 at least; −inf where they are struck."""
-        scores = self.score(queries, self.encoder(rows))
-        scores = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / self.temperature
+        """Of a block; −inf where they are struck."""
+        scores = self.score(queries, self.encoder(rows)) / self.temperature
         return scores.index_put(struck, scores.new_full((), -torch.inf))
 
 
@@ -153,22 +153,22 @@ class _LogSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, queries: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         ctx.plan, ctx.parameters, ctx.draws = plan, parameters, _Draws(queries.device)
-        sums = queries.new_full((len(queries),), -torch.inf, dtype=_wide(queries.dtype))
+        sums = LogSum.empty(queries)
         for rows, struck in plan.blocks:
-            sums = torch.logaddexp(sums, plan.scores(queries, rows, struck).logsumexp(1))
-        ctx.save_for_backward(queries, sums)
-        return sums
+            sums = sums.add(plan.scores(queries, rows, struck))
+        ctx.save_for_backward(queries, sums.top, sums.total)
+        return sums.value
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        queries, sums = ctx.saved_tensors
-        level = sums.where(sums.isfinite(), 0)[:, None]
+        queries, *kept = ctx.saved_tensors
+        sums = LogSum(*kept)
         leaf = queries.detach().requires_grad_()
         found = [torch.zeros_like(tensor) for tensor in (queries, *ctx.parameters)]
         with ctx.draws.again(), torch.enable_grad():
             for rows, struck in ctx.plan.blocks:
                 scores = ctx.plan.scores(leaf, rows, struck)
-                shares = (scores.detach() - level).exp_().mul_(gradients[0][:, None])
+                shares = sums.shares(scores.detach(), gradients[0])
                 parts = torch.autograd.grad(scores, (leaf, *ctx.parameters), shares, allow_unused=True)
                 found = [s if part is None else s + part for s, part in zip(found, parts, strict=True)]
         return None, *found
@@ -194,7 +194,3 @@ class _Draws:
             if self.own is not None:
                 torch.get_device_module(self.device).set_rng_state(self.own, self.device)
             yield
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

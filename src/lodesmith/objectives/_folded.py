@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from lodesmith.objectives._log_sums import LogSum
+
 if TYPE_CHECKING:
     from lodesmith.objectives._corpus import Blocks
 
@@ -101,7 +103,7 @@ class _Folded(torch.autograd.Function):
     def forward(
         ctx: Any, plan: _Plan, backs: torch.Tensor, rest: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        sums = backs.new_full((len(backs),), -torch.inf)
+        sums = LogSum.empty(backs)
         ctx.plan, ctx.kept = plan, []
         # One piece: many small ones that stay would leave holes between the blocks, which the allocator cannot fill.
         squares = None if plan.metric == "dot" else backs.new_empty(len(plan.blocks.corpus.ids))
@@ -111,24 +113,24 @@ class _Folded(torch.autograd.Function):
             if lengths is not None:
                 torch.sum(torch.addmm(bias, rows, weight.T).square_(), 1, out=lengths)
             scores = plan.scores(rows, backs, rest, lengths, struck)
-            sums = torch.logaddexp(sums, scores.logsumexp(1))
+            sums = sums.add(scores)
             room -= scores.numel()
             ctx.kept.append(scores if room >= 0 else None)
-        ctx.save_for_backward(backs, rest, weight, bias, sums)
-        return sums
+        ctx.save_for_backward(backs, rest, weight, bias, sums.top, sums.total)
+        return sums.value
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        backs, rest, weight, bias, sums = ctx.saved_tensors
+        backs, rest, weight, bias, *kept = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        level, outer = sums.where(sums.isfinite(), 0)[:, None], gradients[0][:, None] / plan.temperature
+        sums, outer = LogSum(*kept), gradients[0] / plan.temperature
         to_backs, to_rest = torch.zeros_like(backs), torch.zeros_like(rest)
         moments = _Moments(backs.new_zeros(backs.shape[1], backs.shape[1]), backs.new_zeros(backs.shape[1]))
         for number, (rows, struck) in enumerate(plan.rows()):
             lengths, scores = ctx.lengths[number], ctx.kept[number]
             if scores is None:
                 scores = plan.scores(rows, backs, rest, lengths, struck)
-            shares = (scores - level).exp_().mul_(outer)
+            shares = sums.shares(scores, outer)
             if plan.metric == "cosine":
                 inverse = _inverse(lengths)
                 # Without a share nothing counts: 0 · −inf would be no number.

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ from lodesmith.core import registry
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.gaussianity import knots_of
 from lodesmith.core.protocols import Metric
-from lodesmith.objectives._candidates import Scored
+from lodesmith.objectives._candidates import Scored, wide
 
 Loss = Callable[..., torch.Tensor]
 
@@ -35,7 +35,7 @@ SUPPLIED = ("vectors", "seed", "step", "total")
 class Ramp(BaseModel):
     """A term's weight, at each step of a training. Steps are batches, counted from the stage's first."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     weight: float = Field(ge=0, allow_inf_nan=False, description="beside the objective's own, which is 1")
     begin: float | None = Field(None, ge=0, allow_inf_nan=False, description="the weight at first; null for `weight`")
     steps: int | None = Field(None, ge=1, description="so many lead from `begin` to `weight`")
@@ -127,7 +127,7 @@ class Term:
             supplied: `seed`, `step` and `total`, for a loss that takes them.
         """
         if self.of == "unit":
-            vectors = normalize(_wide(vectors), dim=1) * math.sqrt(vectors.shape[1])
+            vectors = normalize(wide(vectors), dim=1) * math.sqrt(vectors.shape[1])
         taken = inspect.signature(self.loss).parameters
         return self.loss(vectors, **self.own, **{key: value for key, value in supplied.items() if key in taken})
 
@@ -174,6 +174,21 @@ GorSettings = Annotated[Mapping[str, Any], _checks("gor")]
 PredictionSettings = Annotated[Mapping[str, Any], _checks(PREDICTION)]
 
 
+class Beside(TypedDict, total=False):
+    """What an objective takes beside its own settings; see `objectives.contrast.Contrast`."""
+
+    sigreg: SigregSettings | None
+    covariance: CovarianceSettings | None
+    uniformity: UniformitySettings | None
+    gor: GorSettings | None
+    prediction: PredictionSettings | None
+    predictor: nn.Module | None
+    seed: int
+
+
+LOSSES = ("sigreg", "covariance", "uniformity", "gor")
+
+
 class Regularisers(nn.Module):
     """The terms beside an objective's own.
 
@@ -184,10 +199,8 @@ class Regularisers(nn.Module):
 
     Args:
         similarity: of the objective.
-        seed: of directions and pairs.
-        prediction: settings of the prediction; None for a weight of 1.
-        predictor: whether there is one: query vectors [n, e] → document vectors [n, e].
-        losses: settings of each loss, or None.
+        given: settings of each loss, or None; of the `prediction`, None for a weight of 1; the `predictor`, query
+            vectors [n, e] → document vectors [n, e]; and the `seed` of directions and pairs.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -195,20 +208,17 @@ class Regularisers(nn.Module):
 
     step: torch.Tensor
 
-    def __init__(
-        self,
-        similarity: Metric,
-        seed: int,
-        prediction: Mapping[str, Any] | None,
-        predictor: bool,
-        **losses: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, similarity: Metric, **given: Unpack[Beside]) -> None:
         super().__init__()
-        self.similarity, self.seed = similarity, seed
+        if unknown := given.keys() - Beside.__annotations__.keys():
+            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        self.similarity, self.seed = similarity, given.get("seed", 0)
         default: Literal["unit", "raw"] = "unit" if similarity == "cosine" else "raw"
-        found = {name: Term.read(name, given) for name, given in losses.items() if given is not None}
+        settings = {name: cast(Mapping[str, Any], given).get(name) for name in LOSSES}
+        found = {name: Term.read(name, own) for name, own in settings.items() if own is not None}
         self.terms = {name: replace(t, of=t.of or default) for name, t in found.items() if not t.ramp.off}
         self.ramps = {name: term.ramp for name, term in self.terms.items()}
+        prediction, predictor = given.get("prediction"), given.get("predictor") is not None
         predicted = _parsed(Ramp, PREDICTION, {"weight": 1.0} if prediction is None else prediction)
         self.lacking = not predictor and prediction is not None and not predicted.off
         self.predicts = predictor and not predicted.off
@@ -291,13 +301,9 @@ def _vectors(scored: Scored, places: Sequence[torch.Tensor], *, gathered: bool) 
 def _prediction(scored: Scored, predictor: nn.Module, similarity: Metric) -> torch.Tensor:
     """Mean over rows of 1 − cos(predictor(q), d), or of ‖predictor(q) − d‖² / e where another similarity compares
     them; gradients go through both sides."""
-    predicted, documents = _wide(predictor(scored.encoded.queries)), _wide(scored.encoded.documents)
+    predicted, documents = wide(predictor(scored.encoded.queries)), wide(scored.encoded.documents)
     if similarity == "cosine":
         apart = 1 - cosine_similarity(predicted, documents, dim=1)
     else:
         apart = (predicted - documents).square().mean(1)
     return apart.sum() * scored.ranks.world / max(1, sum(scored.ranks.counts[0]))
-
-
-def _wide(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors

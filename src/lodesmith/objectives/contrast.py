@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -16,17 +16,10 @@ from lodesmith.core import registry
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Metric
 from lodesmith.losses.infonce import infonce
-from lodesmith.objectives._candidates import Comparison, Scored
+from lodesmith.objectives._candidates import Comparison, Scored, wide
 from lodesmith.objectives._corpus import Blocks, Corpus, Struck, log_sums
 from lodesmith.objectives._evidence import Sample
-from lodesmith.objectives._regularisers import (
-    CovarianceSettings,
-    GorSettings,
-    PredictionSettings,
-    Regularisers,
-    SigregSettings,
-    UniformitySettings,
-)
+from lodesmith.objectives._regularisers import Beside, Regularisers
 
 __all__ = ["Contrast"]
 
@@ -94,13 +87,7 @@ class Contrast(nn.Module):
         dimensions: tuple[int, ...] = (),
         known: NDArray[np.integer] | None = None,
         gather: bool = True,
-        sigreg: SigregSettings | None = None,
-        covariance: CovarianceSettings | None = None,
-        uniformity: UniformitySettings | None = None,
-        gor: GorSettings | None = None,
-        prediction: PredictionSettings | None = None,
-        predictor: nn.Module | None = None,
-        seed: int = 0,
+        **beside: Unpack[Beside],
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -123,9 +110,8 @@ class Contrast(nn.Module):
         self.negatives = negatives
         self.symmetric = symmetric
         self.dimensions = tuple(dimensions)
-        losses = {"sigreg": sigreg, "covariance": covariance, "uniformity": uniformity, "gor": gor}
-        self.regularisers = Regularisers(similarity, seed, prediction, predictor is not None, **losses)
-        self.predictor = predictor if self.regularisers.predicts else None
+        self.regularisers = Regularisers(similarity, **beside)
+        self.predictor = beside.get("predictor") if self.regularisers.predicts else None
         self.weights: dict[str, float] = {"infonce": 1.0, **self.regularisers.weights}
         self.chance = {}
         self._sample: Sample | None = None
@@ -179,18 +165,17 @@ class Contrast(nn.Module):
         for number in self.dimensions:
             if number > queries.shape[1]:
                 raise ConfigError(f"vectors of {queries.shape[1]} dimensions have no first {number}", "choose fewer")
-            yield self._compare.similarity(queries[:, :number], documents[:, :number])
+            yield self._compare.score(queries[:, :number], documents[:, :number])
 
     def _against_corpus(self, batch: Mapping[str, Any], scored: Scored) -> torch.Tensor:
         """Mean over rows of −log softmax at the positive, among all documents but other positives of the query."""
-        corpus, queries = _corpus_of(batch), scored.encoded.queries
+        corpus, queries = _corpus_of(batch), wide(scored.encoded.queries)
         struck = Struck.of(scored, self._compare.known, corpus)  # asks the other ranks, whatever this one has
         if not len(queries):
             return scored.scores.sum()
         blocks = Blocks.of(corpus, struck, queries)
         encoder = self.document_encoder or self.encoder
-        compare = self._compare.similarity
-        others = log_sums(queries, blocks, encoder, self.similarity, compare, self.temperature)
+        others = log_sums(queries, blocks, encoder, self.similarity, self._compare.score, self.temperature)
         positives = scored.scores.gather(1, scored.labels[:, None])[:, 0]
         return -logsigmoid(positives.to(others.dtype) / self.temperature - others).mean()
 

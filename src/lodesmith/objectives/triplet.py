@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -16,14 +16,7 @@ from lodesmith.core.protocols import Metric
 from lodesmith.losses.triplet import Pick, hinges
 from lodesmith.objectives._candidates import Comparison, Scored
 from lodesmith.objectives._evidence import Sample
-from lodesmith.objectives._regularisers import (
-    CovarianceSettings,
-    GorSettings,
-    PredictionSettings,
-    Regularisers,
-    SigregSettings,
-    UniformitySettings,
-)
+from lodesmith.objectives._regularisers import Beside, Regularisers
 
 __all__ = ["Triplet"]
 
@@ -68,13 +61,7 @@ class Triplet(nn.Module):
         active_only: bool = False,
         known: NDArray[np.integer] | None = None,
         gather: bool = True,
-        sigreg: SigregSettings | None = None,
-        covariance: CovarianceSettings | None = None,
-        uniformity: UniformitySettings | None = None,
-        gor: GorSettings | None = None,
-        prediction: PredictionSettings | None = None,
-        predictor: nn.Module | None = None,
-        seed: int = 0,
+        **beside: Unpack[Beside],
     ) -> None:
         super().__init__()
         if not margin > 0:
@@ -87,9 +74,8 @@ class Triplet(nn.Module):
         self.margin = margin
         self.negatives: Negatives = negatives
         self.active_only = active_only
-        losses = {"sigreg": sigreg, "covariance": covariance, "uniformity": uniformity, "gor": gor}
-        self.regularisers = Regularisers(similarity, seed, prediction, predictor is not None, **losses)
-        self.predictor = predictor if self.regularisers.predicts else None
+        self.regularisers = Regularisers(similarity, **beside)
+        self.predictor = beside.get("predictor") if self.regularisers.predicts else None
         self.weights: dict[str, float] = {"triplet": 1.0, "active": 0.0, **self.regularisers.weights}
         self.chance: Mapping[str, float] = {"triplet": margin}
         """What the loss is when the scores say nothing."""

@@ -6,16 +6,16 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lodesmith import __version__
-from lodesmith.core.errors import InputError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Done, Event
 from lodesmith.core.files import locked, read_object
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
-__all__ = ["UNTRAINED", "differences", "enter", "finished", "settled", "versions"]
+__all__ = ["UNTRAINED", "check_processes", "differences", "enter", "finished", "others", "settled", "versions"]
 
 UNTRAINED = "untrained"
 """The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
@@ -82,47 +82,79 @@ def finished(out: Path) -> bool:
     return (out / "manifest.json").exists() and "model_files" in read_object(out / "manifest.json")
 
 
-def settled(
-    out: Path,
-    stage: str,
-    *,
-    check: Callable[[], None],
-    begin: Callable[[], None],
-    run: Callable[[], Iterator[Event]],
-    finish: Callable[[], None],
-    report: Callable[[], None],
-) -> Iterator[Event]:
+class Work(Protocol):
+    """A training, as the run directory `out` sees it."""
+
+    out: Path
+
+    def _check_data(self) -> None:
+        """That a finished run is of the same data."""
+
+    def _begin(self) -> None:
+        """Write what the run starts from."""
+
+    def _run(self) -> Iterator[Event]:
+        """Train; the last event is `Done`."""
+        ...
+
+    def _finish(self) -> None:
+        """Write what comes of it."""
+
+    def _report(self) -> None:
+        """Make its page, where it is wanted."""
+
+
+def settled(work: Work, stage: str) -> Iterator[Event]:
     """Train in a run directory that nobody else may use meanwhile; a finished run is not done again.
 
     The last event comes when everything is saved: who stops listening there loses nothing.
 
     Args:
-        out: the run directory.
+        work: the training.
         stage: its last one.
-        check: that a finished run is of the same data.
-        begin: write what the run starts from.
-        run: the training; its last event is `Done`.
-        finish: write what comes of it.
-        report: make its page, where it is wanted.
 
     Raises:
         BusyError: another process trains in this folder.
     """
-    with locked(out):
+    with locked(work.out):
         last: Event = Done(0, 0, stage, "this run was finished before")
-        if finished(out):
-            check()
+        if finished(work.out):
+            work._check_data()
         else:
-            begin()
-            for event in run():
+            work._begin()
+            for event in work._run():
                 if isinstance(event, Done):
                     last = event
                 else:
                     yield event
-            finish()
-        if not (out / "report.html").exists():
-            report()
+            work._finish()
+        if not (work.out / "report.html").exists():
+            work._report()
         yield last
+
+
+def others(out: Path, stage: str, run: Callable[[], Iterator[Event]]) -> Iterator[Event]:
+    """What all but the first process do: train, and leave the folder to the first; nothing where it has a finished
+    run, since the first would not come to train.
+    """
+    if finished(out):
+        yield Done(0, 0, stage, "this run was finished before")
+        return
+    yield from run()
+
+
+def check_processes(recipe: Recipe) -> None:
+    """Refuse to train with another number of processes than the recipe says; it need not say one.
+
+    Raises:
+        ConfigError: there are more or fewer.
+    """
+    wanted, there = recipe.engine.processes, ranks()[1]
+    if wanted is not None and wanted != there:
+        raise ConfigError(
+            f"engine.processes is {wanted}, and this training has {there}",
+            "start it by `lode train`, which launches as many, or by torchrun; or set engine.processes to null",
+        )
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

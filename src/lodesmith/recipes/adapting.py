@@ -33,8 +33,6 @@ __all__ = ["AdaptTraining", "Choice", "choose"]
 
 DEPTH = 200
 """Results of BM25 and of the encoder that are fused."""
-STRENGTHS = (0.0, 0.5, 1.0)
-"""Shares of the trained residual that are tried."""
 WEIGHTS = tuple(round(number * 0.05, 2) for number in range(21))
 FAR = 0.2
 """A distance from the recipe's weight beyond which more costs nothing: evidence that strong says that one of the two
@@ -65,7 +63,7 @@ def choose(lexical: Run, encoded: Mapping[float, Run], judgements: Judgements, p
 
     Args:
         lexical: BM25's results for the held-out queries.
-        encoded: strength → the encoder's; 0 is among them.
+        encoded: strength → the encoder's; the plan's shares are among them, and 0.
         judgements: of these queries.
         plan: of the recipe.
     """
@@ -78,7 +76,7 @@ def choose(lexical: Run, encoded: Mapping[float, Run], judgements: Judgements, p
     def fused(strength: float, weight: float) -> float:
         return measured(lexical, encoded[strength], weights=(1 - weight, weight))
 
-    strength = max(sorted(encoded), key=lambda own: fused(own, plan.weight))
+    strength = max(sorted(set(plan.shares)), key=lambda own: fused(own, plan.weight))
     gains = {weight: fused(strength, weight) for weight in track(WEIGHTS, "weights", unit="weights")}
     weight = max(
         sorted(gains, key=lambda own: abs(own - plan.weight)),
@@ -171,7 +169,7 @@ class AdaptTraining(Training):
         texts = {key: self.dataset.queries[key].content for key in self.pairs.validation}
         lexical = BM25().build((key, document.content) for key, document in self.dataset.documents.items())
         encoded = {}
-        for strength in track(STRENGTHS, "strengths", unit="strengths"):
+        for strength in track(sorted({0.0, *self._plan.shares}), "strengths", unit="strengths"):
             self._residual.keep(strength)
             index = find("indexes", "flat")(metric=learner.metric)
             index.add(learner.documents())

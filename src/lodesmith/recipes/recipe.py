@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -80,9 +80,22 @@ class StagePlan(Section):
     )
     pool: int = Field(0, ge=0, description="further documents, drawn at random, that are negatives of every query")
     epochs: int = Field(10, ge=1)
+    min_steps: int = Field(
+        0, ge=0, description="a small dataset is gone over more often than `epochs`, until so many steps are made"
+    )
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
+
+    def passes(self, batches: int, accumulate: int = 1) -> int:
+        """How often the data are gone over, whole: `epochs`, or more where these make fewer than `min_steps`.
+
+        Args:
+            batches: of one pass.
+            accumulate: batches that make a step.
+        """
+        steps = -(-batches // accumulate)
+        return max(self.epochs, -(-self.min_steps // steps)) if steps else self.epochs
 
 
 class VocabularyPlan(Section):
@@ -97,10 +110,13 @@ class EnginePlan(Section):
 
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the forward pass")
     accumulate: int = Field(1, ge=1, description="so many batches make a step; their mean counts")
+    processes: int | None = Field(
+        None, ge=1, description="that share each batch; `lode train` launches them; null for as many as torchrun starts"
+    )
 
 
-_WATCHING: dict[str, Any] = {"tracking": True, "stop_on": True, "evaluation": {"geometry"}}
-"""Settings that change no result."""
+_WATCHING: dict[str, Any] = {"tracking": True, "stop_on": True, "evaluation": {"geometry"}, "engine": {"processes"}}
+"""Settings that are not of the experiment: who watches it, and how many processes share its batches."""
 
 
 class EvaluationPlan(Section):
@@ -159,6 +175,9 @@ class AdaptationPlan(Section):
     weight: float = Field(0.55, ge=0, le=1, description="of the encoder beside BM25, where nothing speaks against it")
     pull: float = Field(
         1.0, ge=0, description="how firmly the weight is held there: nDCG@10 that a squared distance, up to .2, costs"
+    )
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.5, 1.0), min_length=1, description="of the trained residual, of which one is chosen; 0 leaves the base"
     )
 
 

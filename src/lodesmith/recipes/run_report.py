@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from lodesmith.core.files import write_text
+from lodesmith.core.files import write_json, write_text
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes._run_folder import UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.geometry import geometry_of
+from lodesmith.recipes.overlap import measured, notes_of, overlap
 from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.systems import Resolver, renamed
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from lodesmith.recipes.train import Training
     from lodesmith.recipes.word_vectors import WordVectorsTraining
 
-__all__ = ["report"]
+__all__ = ["OVERLAP", "report"]
+
+OVERLAP = "overlap.json"
+"""The systems on queries that share a document with training, and on the others; only where both kinds exist."""
 
 PICTURED = 4096
 """Documents whose geometry is drawn: some of its measures compare all pairs."""
@@ -49,6 +53,9 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     from lodesmith.reports.page import render
 
     notes = [f"{dataset!r}", f"recipe {recipe.name}, fingerprint {recipe.fingerprint[:12]}, seed {recipe.seed}"]
+    if told := _shared(training, results, base):
+        write_json(out / OVERLAP, told)
+        notes += notes_of(told)
     geometry = None
     if isinstance(recipe, Recipe) and recipe.evaluation.geometry and len(dataset.documents) > 1:
         geometry = geometry_of(str(out), dataset, split=split, limit=PICTURED).geometry
@@ -56,3 +63,12 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     title = f"{recipe.name} on {dataset.name}"
     write_text(out / "report.html", render(title, results, comparison, notes=notes, geometry=geometry))
     return results
+
+
+def _shared(training: Training | WordVectorsTraining, results: list[Evaluation], base: str) -> dict[str, Any]:
+    """The systems on queries that share a document with the training pairs, and on the others; empty for none."""
+    recipe = training.recipe
+    if not isinstance(recipe, Recipe) or all(stage.pairs != "judged" for stage in recipe.stages):
+        return {}
+    found = overlap(training.dataset, cast("Training", training).pairs, recipe.evaluation.split)
+    return measured(results, found, base, recipe.name)

@@ -87,8 +87,12 @@ def plan(
     seeds = list(dict.fromkeys(seed for setting in found.settings for seed in setting.seeds))
     runs = [_run(setting, seed, out) for seed in seeds for setting in found.settings if seed in setting.seeds]
     _check_same_data(runs)
+    if wanted := next((n for run in runs if (n := run.training.recipe.engine.processes or 1) > 1), None):
+        raise ConfigError(
+            f"engine.processes is {wanted}: a sweep trains its runs one after another, in one process", "set it to null"
+        )
     sweep = Sweep(found, tuple(runs), out)
-    sweep.dataset.split(sweep.split)
+    sweep.dataset.split(sweep.split, "set evaluation.split")
     return sweep
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pydantic import BaseModel
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import fingerprint
-from lodesmith.core.registry import did_you_mean, find
+from lodesmith.core.registry import did_you_mean, find, parameters
 from lodesmith.recipes.recipe import Component, Recipe, load
 
 __all__ = ["Axis", "Grid", "Setting", "axes_of", "grid", "places", "split_values"]
@@ -202,8 +201,8 @@ def _component_names(component: Component, family: str | None) -> list[str]:
     given = list(component.settings)
     if family is None:
         return given
-    parameters = inspect.signature(find(family, component.use)).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    there = parameters(find(family, component.use)).values()
+    named = [p.name for p in there if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     return list(dict.fromkeys([*given, *named]))
 
 

@@ -11,11 +11,14 @@ from typing import Any
 from lodesmith.core.files import write_json, write_text
 from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.evaluation.compare import compare
+from lodesmith.recipes.sweep_geometry import geometry_lead, geometry_table
 from lodesmith.recipes.sweep_grid import RECIPE, Grid, folder_name
 from lodesmith.recipes.sweep_results import MEASURE, Curve, Result, Table, means, table, to_markdown, to_text
 
 __all__ = ["Report", "write"]
 
+SEEDS = 3
+"""Fewer carry no claim about a setting."""
 _LEAD = (
     "Means over seeds, with their standard deviation and range. Differences, intervals and p are over queries, on each "
     "query's mean over the same seeds; p is Holm's over all pairs of the sweep, * marks significance at 5 %."
@@ -46,6 +49,11 @@ class Report:
         return table(self.results, self.baselines, self.comparison)
 
     @property
+    def shapes(self) -> Table | None:
+        """The settings' geometry as texts."""
+        return geometry_table(self.results)
+
+    @property
     def failures(self) -> dict[str, str]:
         """Run → why it failed."""
         return {f"{r.name}, seed {o.seed}": o.reason for r in self.results for o in r.failed}
@@ -69,7 +77,8 @@ class Report:
 
     def to_text(self) -> str:
         """The table, what failed, and the page's path."""
-        lines = [to_text(self.table), *(f"failed: {name}: {reason}" for name, reason in self.failures.items())]
+        beside = [] if self.shapes is None else ["", to_text(self.shapes)]
+        lines = [to_text(self.table), *beside, *(f"failed: {name}: {reason}" for name, reason in self.failures.items())]
         return "\n".join([*lines, f"Report: {self.out / 'report.html'}"])
 
 
@@ -112,6 +121,14 @@ def _save_evaluations(folder: Path, evaluations: Sequence[Evaluation]) -> None:
 # ------------------------------------------------------------------------ tables
 
 
+def _lead(results: Sequence[Result]) -> str:
+    """How to read the table of settings."""
+    seeds = max(len(result.outcomes) for result in results)
+    return _LEAD + (
+        "" if seeds >= SEEDS else f" A claim about a setting rests on at least {SEEDS} seeds: here is less."
+    )
+
+
 def _title(grid: Grid) -> str:
     keys = [key for key in grid.axes if key != RECIPE]
     return f"{grid.title}: {', '.join(keys)}" if keys else grid.title
@@ -121,7 +138,10 @@ def _markdown(report: Report, notes: Sequence[str], *, curves: bool) -> str:
     failed = [f"- failed: {name}: {reason}" for name, reason in report.failures.items()]
     first = report.baselines[0]
     where = f"{first.dataset}, {first.split} split, {first.queries:,} queries."
-    parts = [f"# {_title(report.grid)}", f"{where} {_LEAD}", to_markdown(report.table).strip(), "\n".join(failed)]
+    lead = _lead(report.results)
+    parts = [f"# {_title(report.grid)}", f"{where} {lead}", to_markdown(report.table).strip(), "\n".join(failed)]
+    if (shapes := report.shapes) is not None:
+        parts += ["## Geometry", geometry_lead(), to_markdown(shapes).strip()]
     picture = "![Validation curves](curves.svg)" if curves else ""
     return "\n\n".join(part for part in (*parts, picture, "\n".join(f"- {note}" for note in notes)) if part) + "\n"
 
@@ -175,8 +195,10 @@ def _page(report: Report, evaluations: Sequence[Evaluation], lines: Mapping[str,
     first = evaluations[0]
     page = render(f"{_title(report.grid)} on {first.dataset}", evaluations, report.comparison, notes=notes)
     references = {e.system: e.measures[MEASURE].mean for e in report.baselines if e.system != "random"}
+    shapes = report.shapes
     sections = [
-        sweep.setting_section(report.table.columns, report.table.rows, lead=_LEAD),
+        sweep.setting_section(report.table.columns, report.table.rows, lead=_lead(report.results)),
+        "" if shapes is None else sweep.geometry_section(shapes.columns, shapes.rows, lead=geometry_lead()),
         sweep.curve_section(lines, measure=MEASURE),
         sweep.swept_section(_charts(report), measure=MEASURE, references=references),
         sweep.failure_section(report.failures),

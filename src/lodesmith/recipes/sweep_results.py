@@ -36,13 +36,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """A validation: how many epochs into the training, over all stages, and what was measured."""
+    """A validation: how many epochs into the training, over all stages, what was measured, and how the vectors lay."""
 
     stage: int
     epoch: float
     epochs: float
     measures: Mapping[str, float]
     best: bool
+    geometry: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def curve_of(rows: Sequence[Row]) -> Curve:
             if row["event"] == "validation":
                 epoch = (row["step"] - begun) / max(ended - begun, 1) * whole
                 measures = {name: value for name, value in row["measures"].items() if value is not None}
-                points.append(Point(number, epoch, epochs + epoch, measures, bool(row.get("best"))))
+                shape = {name: value for name, value in row.get("geometry", {}).items() if value is not None}
+                points.append(Point(number, epoch, epochs + epoch, measures, bool(row.get("best")), shape))
         begun, epochs = ended, epochs + whole
     return Curve(tuple(points), tuple(stages))
 
@@ -175,6 +177,14 @@ class Result:
         names = [name for name in measured[0] if all(name in own for own in measured)] if measured else []
         return {name: fmean(own[name] for own in measured) for name in names}
 
+    @property
+    def geometry(self) -> dict[str, dict[str, float | None]]:
+        """Of the weights that were kept, on the documents of the training's dataset: as `spread` gives it."""
+        found = [outcome.curve.best for outcome in self.outcomes if outcome.evaluation is not None]
+        measured = [best.geometry for best in found if best is not None]
+        names = [name for name in measured[0] if all(name in own for own in measured)] if measured else []
+        return {name: spread_of([own[name] for own in measured]) for name in names}
+
     def to_json(self) -> dict[str, Any]:
         """A row of `sweep.json`."""
         return {
@@ -185,6 +195,7 @@ class Result:
             "seeds": [outcome.seed for outcome in self.outcomes],
             "measures": spread(self.evaluations),
             "validation": self.validation,
+            "geometry": self.geometry,
             "seconds": self.seconds,
             "best_epochs": [round(epoch, 2) for epoch in self.best_epochs],
             "runs": [outcome.to_json() for outcome in self.outcomes],
@@ -193,12 +204,14 @@ class Result:
 
 def spread(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, float | None]]:
     """Measure → mean, standard deviation (n − 1; None for one seed), least and greatest over seeds."""
-    found: dict[str, dict[str, float | None]] = {}
-    for name in evaluations[0].measures if evaluations else ():
-        values = [evaluation.measures[name].mean for evaluation in evaluations]
-        deviation = stdev(values) if len(values) > 1 else None
-        found[name] = {"mean": fmean(values), "sd": deviation, "min": min(values), "max": max(values)}
-    return found
+    names = evaluations[0].measures if evaluations else ()
+    return {name: spread_of([evaluation.measures[name].mean for evaluation in evaluations]) for name in names}
+
+
+def spread_of(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, standard deviation (n − 1; None for one value), least and greatest."""
+    deviation = stdev(values) if len(values) > 1 else None
+    return {"mean": fmean(values), "sd": deviation, "min": min(values), "max": max(values)}
 
 
 def averaged(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
@@ -268,7 +281,7 @@ def table(results: Sequence[Result], baselines: Sequence[Evaluation], comparison
         own = [value(result.validation.get(name)) for name in extra]
         epochs = ", ".join(f"{epoch:.3g}" for epoch in result.best_epochs) or NONE
         time = NONE if result.seconds is None else f"{result.seconds:.3g}"
-        head = (_spread_cell(found.get(MEASURE)), *_against(result, comparison))
+        head = (spread_cell(found.get(MEASURE)), *_against(result, comparison))
         rows[result.name] = (*head, *map(Cell, (*others, *own, epochs, time)))
     for baseline in baselines:
         first, *others = (value(baseline.measures[name].mean) for name in (MEASURE, *SHOWN))
@@ -281,8 +294,8 @@ def table(results: Sequence[Result], baselines: Sequence[Evaluation], comparison
 
 
 def _further(results: Sequence[Result]) -> list[str]:
-    """Validation measures that are not of retrieval, such as those of the vectors' geometry. Losses are left out: those
-    of different objectives, margins or temperatures cannot be compared.
+    """Validation measures that are not of retrieval. Losses are left out: those of different objectives, margins or
+    temperatures cannot be compared.
     """
     names = dict.fromkeys(name for result in results for name in result.validation)
     return [name for name in names if name != LOSS and not _retrieval(name)]
@@ -296,7 +309,8 @@ def _retrieval(name: str) -> bool:
     return True
 
 
-def _spread_cell(found: Mapping[str, float | None] | None) -> Cell:
+def spread_cell(found: Mapping[str, float | None] | None) -> Cell:
+    """Mean, standard deviation and range over seeds of a measure."""
     if not found:
         return Cell("failed")
     if found["sd"] is None:
@@ -347,4 +361,4 @@ def _one_line(cell: Cell) -> str:
     shown = cell.text + ("*" if cell.mark == "significant" else "")
     if not cell.detail:
         return shown
-    return f"{shown} {cell.detail}" if cell.detail.startswith("[") else f"{shown} ({cell.detail})"
+    return f"{shown} {cell.detail}" if cell.detail.startswith(("[", "±")) else f"{shown} ({cell.detail})"

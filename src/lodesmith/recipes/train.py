@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,16 @@ from lodesmith.core.files import read_json, sha256_folder, write_json, write_tex
 from lodesmith.core.joined import folders_of, load_several
 from lodesmith.core.memory import return_freed
 from lodesmith.core.records import Dataset
-from lodesmith.core.registry import check_arguments, check_types, find
+from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
-from lodesmith.recipes._run_folder import UNTRAINED, enter, finished, settled, versions
+from lodesmith.recipes._data_identity import check_data, data_identity
+from lodesmith.recipes._run_folder import UNTRAINED, check_processes, enter, finished, others, settled, versions
 from lodesmith.recipes.learners import Learner, learner, way
 from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.overlap import notes_of
 from lodesmith.recipes.pairs import Pairs, make_pairs
 from lodesmith.recipes.recipe import AdaptRecipe, Component, Recipe, StagePlan, WordVectorsRecipe, load_any
-from lodesmith.recipes.run_report import report
+from lodesmith.recipes.run_report import OVERLAP, report
 from lodesmith.recipes.validating import Validating
 from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
 from lodesmith.recipes.word_vectors import WordVectorsTraining
@@ -106,7 +107,10 @@ def _check_components(recipe: Recipe) -> None:
             raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
         if stage.objective.settings.get("negatives") == "corpus":
             _check_corpus(recipe, stage, f"stages.{number}")
-        if (stage.objective.settings.get("prediction") or {}).get("weight"):
+        if stage.objective.settings.get("negatives") in ("own", "mined"):
+            _check_mined(recipe, stage, f"stages.{number}")
+        prediction = stage.objective.settings.get("prediction") or {}
+        if prediction.get("weight") or prediction.get("begin"):
             _check_predictor(recipe.encoder, f"stages.{number}")
 
 
@@ -131,6 +135,23 @@ def _check_corpus(recipe: Recipe, stage: StagePlan, place: str) -> None:
         )
     if stage.pool:
         raise ConfigError(f"{place}.pool: {stage.pool} documents of the pool are in the corpus anyway", "set it to 0")
+
+
+def _check_mined(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """An objective over mined negatives alone learns nothing from batches that hold none."""
+    kind = stage.objective.settings["negatives"]
+    if kind == "own" and stage.pool:
+        return
+    if stage.pairs == "text":
+        raise ConfigError(
+            f"{place}.objective.negatives: {kind} needs mined negatives, and pairs of texts have none",
+            "leave it out, or set pairs to judged",
+        )
+    if recipe.data.negatives is None:
+        raise ConfigError(
+            f"{place}.objective.negatives: {kind} needs mined negatives, and data.negatives names none",
+            "mine them (`lode data mine DIR --with bm25`) and set data.negatives=negatives",
+        )
 
 
 def _check_predictor(encoder: Component, place: str) -> None:
@@ -163,13 +184,24 @@ def _misfit(annotation: Any, value: Any) -> str:
     """What pydantic says of a value under an annotation; nothing where it cannot judge."""
     try:
         read = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-        if isinstance(value, str) and isinstance(read, bool | int | float):  # the component gets it as it stands
-            return f"Input should be a {type(read).__name__}, not a text: write it without quotes"
+        return _reread(value, read)  # the component gets it as it stands
     except ValidationError as error:
         return error.errors()[0]["msg"]
     except PydanticUserError:
         return ""
     return ""
+
+
+def _reread(value: Any, read: Any) -> str:
+    """What is wrong with a value that only passes as a number or a switch because it was read as one."""
+    if isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        return next(filter(None, map(_reread, value, read)), "")
+    if not isinstance(read, bool | int | float) or not isinstance(value, str | bool) or type(value) is type(read):
+        return ""
+    kind = type(read).__name__
+    if isinstance(value, str):
+        return f"Input should be a {kind}, not a text: write it without quotes"
+    return f"Input should be a {kind}, not {str(value).lower()}"
 
 
 @dataclass
@@ -185,26 +217,26 @@ class Training:
     @property
     def summary(self) -> dict[str, Any]:
         """What the run found out beside its events."""
-        return {}
+        place = self.out / OVERLAP
+        return {"notes": notes_of(read_json(place))} if place.exists() else {}
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine is made with, beside the seed."""
+        return self.recipe.engine.model_dump(exclude={"processes"})
 
     def events(self) -> Iterator[Event]:
         """Run all stages, save the model and finish the manifest. What is finished is not done again.
 
         Raises:
             BusyError: another process trains in this folder.
+            ConfigError: the recipe wants another number of processes than there are.
         """
+        check_processes(self.recipe)
         if ranks()[0]:
-            yield from self._run()
+            yield from others(self.out, self.recipe.stages[-1].name, self._run)
             return
-        yield from settled(
-            self.out,
-            self.recipe.stages[-1].name,
-            check=self._check_data,
-            begin=self._begin,
-            run=self._run,
-            finish=self._finish,
-            report=self._report,
-        )
+        yield from settled(self, self.recipe.stages[-1].name)
 
     def _report(self) -> None:
         if self.reported:
@@ -227,14 +259,13 @@ class Training:
         write_json(self.out / "manifest.json", self._manifest())
 
     def _check_data(self) -> None:
-        if read_json(self.out / "manifest.json").get("dataset") != self.dataset.fingerprint:
-            raise ResumeError(f"{self.out}: the dataset has changed since", "start a new run in another folder")
+        check_data(read_json(self.out / "manifest.json"), self._data, self.out)
 
     def _manifest(self) -> dict[str, Any]:
         names = ("torch", "transformers", "sentence-transformers", "numpy", "accelerate")
         return {
             "recipe": self.recipe.fingerprint,
-            "dataset": self.dataset.fingerprint,
+            **self._data,
             **self.learner.identity(),
             "seed": self.recipe.seed,
             "versions": versions(names),
@@ -249,8 +280,8 @@ class Training:
         if any(stage.chunk for stage in self.recipe.stages):
             return_freed()
         happenings = fit(
-            [self._stage(stage) for stage in self.recipe.stages],
-            engine=TorchEngine(seed=self.recipe.seed, **self.recipe.engine.model_dump()),
+            [self.stage(stage) for stage in self.recipe.stages],
+            engine=TorchEngine(seed=self.recipe.seed, **self.engine_settings),
             checkpoints=self.out / "checkpoints",
             resume=True,
             recipe={
@@ -281,6 +312,10 @@ class Training:
         return load_several(str(self.recipe.data.path))
 
     @cached_property
+    def _data(self) -> dict[str, Any]:
+        return data_identity(self.recipe, self.dataset)
+
+    @cached_property
     def pairs(self) -> Pairs:
         """Training pairs and validation queries."""
         return make_pairs(self.dataset, self.recipe)
@@ -290,14 +325,15 @@ class Training:
         """What is trained, and how it is fed."""
         return learner(self.recipe, self.dataset, self.pairs)
 
-    def _stage(self, stage: StagePlan) -> Stage:
+    def stage(self, stage: StagePlan) -> Stage:
+        """A stage of the recipe, with what it trains, its batches and its validation."""
         from lodesmith.objectives._cached import cached
         from lodesmith.training import Stage
 
         batches = self.learner.batches(stage)
         known = getattr(batches, "known", self.pairs.known)  # in the numbers that the batches use
         kind, settings = find("objectives", stage.objective.use), stage.objective.settings
-        if "seed" in signature(kind).parameters:
+        if "seed" in parameters(kind):
             settings = {"seed": self.recipe.seed, **settings}
         objective = kind(**cached(self.learner.encoders(), stage.chunk), known=known, **settings)
         validate: Callable[[], Mapping[str, float]] | None = None
@@ -310,7 +346,7 @@ class Training:
             objective=objective,
             batches=batches,
             optim=stage.optim,
-            epochs=stage.epochs,
+            epochs=stage.passes(len(batches), self.recipe.engine.accumulate),
             validate=validate,
             validate_first=validate is not None,
             monitor=monitor_of(self.recipe, stage.monitor) if validate else None,
@@ -324,13 +360,17 @@ def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     if isinstance(training, WordVectorsTraining):
         return training.forecast()
     pairs, accumulate = training.pairs, training.recipe.engine.accumulate
-    batches = {s.name: -(-len(pairs.pairs) // s.batch_size) for s in training.recipe.stages}
+    texts = any(s.pairs == "text" for s in training.recipe.stages)
+    made = {"text_pairs": len(training.learner.text_pairs.pairs)} if texts else {}
+    numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0)}
+    counted = [(s, -(-numbers[s.pairs] // s.batch_size)) for s in training.recipe.stages]
     return {
         "recipe": training.recipe.name,
         "fingerprint": training.recipe.fingerprint[:12],
         "out": str(training.out),
         "pairs": len(pairs.pairs),
+        **made,
         "validation_queries": len(pairs.validation),
-        "steps": {s.name: s.epochs * -(-batches[s.name] // accumulate) for s in training.recipe.stages},
+        "steps": {s.name: s.passes(n, accumulate) * -(-n // accumulate) for s, n in counted},
         **training.learner.forecast(),
     }

@@ -8,8 +8,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
@@ -17,14 +15,13 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes.benchmarking import targets
 from lodesmith.recipes.learners import Learner, way
+from lodesmith.recipes.learners._shared import encoded
 from lodesmith.recipes.recipe import Recipe
 
-__all__ = ["MEAN", "Elsewhere", "check_elsewhere", "monitor_of"]
+__all__ = ["MEAN", "Elsewhere", "check_elsewhere", "datasets_of", "monitor_of"]
 
 MEAN = "mean"
 """What stands before a measure that is the mean over the datasets: `mean/nDCG@10`."""
-_BLOCK = 4096
-"""Texts encoded at once where the base is trained."""
 
 
 def monitor_of(recipe: Recipe, monitor: str) -> str:
@@ -38,11 +35,16 @@ def check_elsewhere(recipe: Recipe) -> None:
     Raises:
         InputError: a dataset is not there, lacks the split, or is called like another.
     """
-    _datasets(recipe)
+    datasets_of(recipe)
 
 
-def _datasets(recipe: Recipe) -> dict[str, Dataset]:
-    """The datasets by name."""
+def datasets_of(recipe: Recipe) -> dict[str, Dataset]:
+    """The datasets of `evaluation.validate_on` by name.
+
+    Raises:
+        InputError: a dataset is not there, or lacks the split.
+        ConfigError: two have one name.
+    """
     found: dict[str, Dataset] = {}
     split = recipe.evaluation.validate_split
     for target in targets(recipe.evaluation.validate_on):
@@ -97,7 +99,7 @@ class Elsewhere:
 
     @cached_property
     def _datasets(self) -> dict[str, Dataset]:
-        return _datasets(self.recipe)
+        return datasets_of(self.recipe)
 
     @cached_property
     def _stored(self) -> dict[str, Vectors]:
@@ -109,18 +111,10 @@ class Elsewhere:
 
         encoder: Any = self.learner.encoder
         if way(self.recipe.encoder) != "vectors":
-            return _encoded(encoder, dataset)
+            documents = dataset.documents
+            return encoded(encoder, list(documents), lambda key: documents[key].content, "document")
         if dataset.name not in self._stored:
             items = ((key, document.content) for key, document in dataset.documents.items())
             self._stored[dataset.name] = VectorCache().vectors(encoder.base, items, "document")
         projected: Vectors = encoder.project(self._stored[dataset.name])
         return projected
-
-
-def _encoded(encoder: Any, dataset: Dataset) -> Vectors:
-    keys = list(dataset.documents)
-    values = np.empty((len(keys), encoder.dimension), np.float32)
-    for start in range(0, len(keys), _BLOCK):
-        texts = [dataset.documents[key].content for key in keys[start : start + _BLOCK]]
-        values[start : start + len(texts)] = encoder.encode(texts, "document").values
-    return Vectors.dense(values, keys)

@@ -157,15 +157,7 @@ class WordVectorsTraining:
         if ranks()[0]:
             yield Done(0, 0, STAGE, "the first process trains the word vectors")
             return
-        yield from settled(
-            self.out,
-            STAGE,
-            check=self._check_data,
-            begin=self._begin,
-            run=self._run,
-            finish=self._finish,
-            report=self._report,
-        )
+        yield from settled(self, STAGE)
 
     def _report(self) -> None:
         if self.reported and self.judged:

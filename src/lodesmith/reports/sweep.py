@@ -11,7 +11,7 @@ from lodesmith.reports.markup import Markup, foreign, join, tag, text
 from lodesmith.reports.sections import WIDTHS, fitting, section
 from lodesmith.reports.tables import Cell
 
-__all__ = ["added", "curve_section", "failure_section", "setting_section", "swept_section"]
+__all__ = ["added", "curve_section", "failure_section", "geometry_section", "setting_section", "swept_section"]
 
 _PLACE = '<section id="intervals">'
 
@@ -35,14 +35,22 @@ def setting_section(columns: Sequence[str], rows: Mapping[str, Sequence[Cell]], 
         rows: setting → as many cells.
         lead: how to read it.
     """
+    return section("settings", "Settings and seeds", lead, _table("Settings", columns, rows))
+
+
+def geometry_section(columns: Sequence[str], rows: Mapping[str, Sequence[Cell]], *, lead: str = "") -> Markup:
+    """What a setting finds, and how its vectors lie; as `setting_section`."""
+    return section("shapes", "Geometry beside retrieval", lead, _table("Geometry", columns, rows))
+
+
+def _table(label: str, columns: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> Markup:
     head = tag("tr", *(tag("th", title, scope="col") for title in ("setting", *columns)))
     body = [
         tag("tr", tag("th", tag("bdi", _name(name), dir="auto"), scope="row"), *map(_cell, cells))
         for name, cells in rows.items()
     ]
     table = tag("table", tag("thead", head), tag("tbody", *body))
-    box = tag("div", table, class_="scroll", role="region", aria_label="Settings", tabindex="0")
-    return section("settings", "Settings and seeds", lead, box)
+    return tag("div", table, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
 def _name(name: str) -> Markup:

@@ -23,7 +23,7 @@ from lodesmith.training.checkpoint import Checkpoints, Snapshot, read
 from lodesmith.training.health import Finding, Health, crowded, diverged, misplaced
 from lodesmith.training.interrupt import Asked, interruptions
 from lodesmith.training.optim import rate
-from lodesmith.training.position import Position, check_identity, identity, surroundings
+from lodesmith.training.position import Position, check_identity, check_processes, identity, surroundings
 from lodesmith.training.stage import Batches, Engine, Stage
 from lodesmith.training.window import Window
 
@@ -57,7 +57,7 @@ def fit(
 
     Raises:
         DivergedError: a loss or gradient became NaN or infinite.
-        ResumeError: the checkpoint is another training's.
+        ResumeError: the checkpoint is another training's, or of another number of processes.
         InputError: the folder holds checkpoints and `resume` is off.
         IntegrityError: every checkpoint is damaged.
         Terminated: SIGTERM came; a checkpoint was written.
@@ -135,6 +135,7 @@ class _Loop:
     def _restore(self, snapshot: Snapshot, path: Path, damaged: Sequence[IntegrityError]) -> Iterator[Event]:
         state = snapshot.state
         check_identity(state["identity"], self.identity, path)
+        check_processes(state["surroundings"], self.engine, path)
         self.at = Position(**state["position"])
         self.engine.load_weights(self.objectives, snapshot.tensors["model"])
         self.window.load(state["window"])

@@ -84,6 +84,27 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path)
     )
 
 
+def check_processes(saved: Mapping[str, Any], engine: Engine, path: Path) -> None:
+    """Refuse to go on with another number of processes: each has its share of a batch and random numbers of its own, so
+    that what would come of it is neither the one training nor the other.
+
+    Raises:
+        ResumeError: the checkpoint was written by more or fewer; the message says how many.
+    """
+    before = saved["processes"]
+    if before == engine.world:
+        return
+    start = "in one process, without torchrun" if before == 1 else f"by torchrun --nproc-per-node {before}"
+    raise ResumeError(
+        f"{path} was written by {_counted(before)}, and {_counted(engine.world)} would go on",
+        f"resume it {start}; or train anew in another folder",
+    )
+
+
+def _counted(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
 def differences(saved: Any, now: Any, place: str = "") -> Iterator[str]:
     """Each place where two JSON values differ: `stages.0.optim.lr is 0.1, the checkpoint has 0.01`."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):

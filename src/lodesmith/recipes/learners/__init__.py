@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lodesmith.core.records import Dataset
     from lodesmith.recipes.pairs import Pairs
     from lodesmith.recipes.recipe import Component, Recipe, StagePlan
+    from lodesmith.recipes.text_pairs import TextPairs
     from lodesmith.training.stage import Batches
 
 __all__ = ["Learner", "Probe", "learner", "way"]
@@ -47,6 +48,11 @@ class Learner(Protocol):
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """What an objective gets, by the name of its argument."""
+        ...
+
+    @property
+    def text_pairs(self) -> TextPairs:
+        """Pairs of texts out of the documents, for the stages that learn from them."""
         ...
 
     def batches(self, stage: StagePlan) -> Batches:

@@ -9,21 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lodesmith.core.errors import InputError
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric, Side
-from lodesmith.core.records import Dataset
-from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import FastTokenizer, Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
 from lodesmith.recipes.learners._probing import probe_texts, together
-from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.pairs import Pairs, mined
-from lodesmith.recipes.recipe import Recipe, StagePlan
-from lodesmith.recipes.text_pairs import text_pairs
+from lodesmith.recipes.learners._shared import BLOCK, TokenPairs, projected
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,35 +24,17 @@ if TYPE_CHECKING:
     from lodesmith.encoders._finetuning import PackedEncoder
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
     from lodesmith.recipes.learners import Probe
-    from lodesmith.training.stage import Batches
 
 __all__ = ["Texts"]
 
-MIXED = 10.0
-"""Lengths are mixed: packed batches pad nothing, and batches of like lengths taught less (docs/log.md)."""
-BLOCK = 4096
-"""Texts encoded at once while validating."""
 
-
-class Texts:
+class Texts(TokenPairs):
     """A base that is trained with its projection; a `Learner`."""
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
-        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
 
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
-        """Base and projection, seeded before the first weights are drawn."""
-        from lodesmith.encoders.transformer import TransformerEncoder
-        from lodesmith.training.engine import seed_everything
-
-        base = TransformerEncoder(self.recipe.base, precision="float32")
-        seed_everything(self.recipe.seed)
-        settings = self.recipe.encoder.settings
-        if "metric" not in settings and (metric := self.recipe.stages[-1].objective.settings.get("similarity")):
-            settings["metric"] = metric
-        encoder: IsotropicGaussianEncoder = find("encoders", self.recipe.encoder.use)(base_model=base, **settings)
-        return encoder
+        """Base and projection."""
+        return projected(self.recipe, precision="float32")
 
     @cached_property
     def _sides(self) -> dict[Side, PackedEncoder]:
@@ -89,50 +64,6 @@ class Texts:
         if (predictor := getattr(self.encoder, "predictor", None)) is not None:
             found["predictor"] = predictor
         return found
-
-    def batches(self, stage: StagePlan) -> Batches:
-        """Pairs of packed token ids, with the mined negatives.
-
-        Raises:
-            InputError: no pair is left whose texts have tokens.
-        """
-        from lodesmith.data.text_batches import TextBatches
-
-        queries, documents, pairs, known = self._material(stage)
-        usable = (queries.lengths()[pairs[:, 0]] > 0) & (documents.lengths()[pairs[:, 1]] > 0)
-        if not usable.any():
-            raise InputError(f"{self.dataset.name}: no training pair has text on both sides", "`lode data check DIR`")
-        negatives = None
-        if stage.pairs == "judged":
-            negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
-        return TextBatches(
-            queries,
-            documents,
-            pairs[usable],
-            batch_size=stage.batch_size,
-            negatives=None if negatives is None else negatives[usable],
-            known=known,
-            seed=self.recipe.seed,
-            noise=MIXED,
-            apart=False,  # objectives mask known positives
-            shard=ranks(),
-        )
-
-    def _material(self, stage: StagePlan) -> tuple[Tokens, Tokens, NDArray[np.int64], NDArray[np.int64]]:
-        """Queries, documents, pairs and known positives of a stage."""
-        if stage.pairs == "judged":
-            return self._asked, self._stored, self.pairs.pairs, self.pairs.known
-        data = self.recipe.data
-        made = text_pairs(self.dataset, split=data.train, seed=self.recipe.seed, limit=data.limit)
-        return self._tokens("query", made.queries), self._tokens("document", made.passages), made.pairs, made.pairs
-
-    @cached_property
-    def _stored(self) -> Tokens:
-        return self._tokens("document", [document.content for document in self.dataset.documents.values()])
-
-    @cached_property
-    def _asked(self) -> Tokens:
-        return self._tokens("query", self.pairs.queries.values())
 
     def _tokens(self, side: Side, texts: Iterable[str]) -> Tokens:
         reader = self._sides[side].base_encoder.reader
@@ -170,7 +101,8 @@ class Texts:
         seconds = 0.0
         for stage in self.recipe.stages:
             batches = self.batches(stage)
-            seconds += self._timed(next(iter(batches))) * len(batches) * stage.epochs
+            passes = stage.passes(len(batches), self.recipe.engine.accumulate)
+            seconds += self._timed(next(iter(batches))) * len(batches) * passes
         sample = min(64, len(self._stored))
         ids, offsets = self._stored.take(np.linspace(0, len(self._stored) - 1, sample).astype(np.int64))
         start = time.perf_counter()

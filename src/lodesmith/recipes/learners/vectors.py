@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.protocols import Metric
 from lodesmith.core.records import Dataset
-from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
 from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.learners._shared import projected
 from lodesmith.recipes.pairs import Pairs, distinct_documents, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
-from lodesmith.recipes.text_pairs import text_pairs
+from lodesmith.recipes.text_pairs import TextPairs, pairs_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,17 +37,8 @@ class Stored:
 
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
-        """Base and projection, seeded before the projection is drawn."""
-        from lodesmith.encoders.transformer import TransformerEncoder
-        from lodesmith.training.engine import seed_everything
-
-        base = TransformerEncoder(self.recipe.base)
-        seed_everything(self.recipe.seed)
-        settings = self.recipe.encoder.settings
-        if "metric" not in settings and (metric := self.recipe.stages[-1].objective.settings.get("similarity")):
-            settings["metric"] = metric
-        encoder: IsotropicGaussianEncoder = find("encoders", self.recipe.encoder.use)(base_model=base, **settings)
-        return encoder
+        """Base and projection."""
+        return projected(self.recipe)
 
     @property
     def metric(self) -> Metric:
@@ -62,6 +53,11 @@ class Stored:
         """The projection serves both sides; the predictor, where there is one, is the objective's."""
         predictor = getattr(self.encoder, "predictor", None)
         return {"encoder": self.encoder.projection} | ({} if predictor is None else {"predictor": predictor})
+
+    @cached_property
+    def text_pairs(self) -> TextPairs:
+        """Pairs of texts out of the documents."""
+        return pairs_for(self.recipe, self.dataset)
 
     def batches(self, stage: StagePlan) -> Batches:
         """Pairs of stored vectors; with all documents, to which the mined ones belong, where the objective takes them
@@ -89,10 +85,7 @@ class Stored:
         """Pairs of texts out of the documents; the passages are the corpus."""
         from lodesmith.data.batching import PairBatches
 
-        made = text_pairs(
-            self.dataset, split=self.recipe.data.train, seed=self.recipe.seed, limit=self.recipe.data.limit
-        )
-        cache, base = VectorCache(), self.encoder.base
+        made, cache, base = self.text_pairs, VectorCache(), self.encoder.base
         return PairBatches(
             made.pairs,
             cache.vectors(base, ((str(row), text) for row, text in enumerate(made.queries)), "query"),
@@ -141,6 +134,8 @@ class Stored:
         base.encode(sample)
         rate = len(sample) / (time.perf_counter() - start)
         texts = len(self.dataset.documents) + len(self.pairs.queries) + len(self.pairs.validation)
+        if any(stage.pairs == "text" for stage in self.recipe.stages):
+            texts += len(self.text_pairs.queries) + len(self.text_pairs.passages)
         stored = texts * base.dimension * 4
         return {
             "trainable_parameters": sum(

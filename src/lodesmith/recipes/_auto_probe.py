@@ -1,0 +1,182 @@
+"""A few real steps of a training in a process of their own: how long one takes, and how much memory it needs.
+
+A process of its own, since its peak is then that of these steps alone, and since one that needs too much is ended by
+the system without harm to who asks. `recipes.auto` starts it as `python -m lodesmith.recipes._auto_probe JSON`, or
+under torchrun; each process writes what it measured into a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from lodesmith.core.errors import LodesmithError
+from lodesmith.core.files import write_json
+from lodesmith.core.memory import keep_freed, return_freed
+from lodesmith.recipes.learners._ranks import ranks
+
+if TYPE_CHECKING:
+    from lodesmith.recipes.train import Training
+
+__all__ = ["Probe", "Wanted", "file_of", "main"]
+
+LOOKED_AT = 32
+"""Batches among which the largest is looked for."""
+LONG_ENOUGH, LEAST, MOST = 6.0, 3, 30
+"""Seconds of timing after which it ends, and the least and the greatest number of steps."""
+_SIDES = ("queries", "documents", "negatives")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to try.
+
+    Args:
+        source: the recipe's name or path.
+        overrides: its settings, the chunk among them.
+        stage: number of the stage.
+        steps: how many to time; None for as many as it takes to know, 0 to look at the memory alone.
+        out: folder for the results.
+    """
+
+    source: str
+    overrides: tuple[str, ...]
+    stage: int
+    steps: int | None
+    out: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a process measured.
+
+    Args:
+        seconds: of a step, the median of `steps`; None where none was timed.
+        steps: that were timed.
+        before: bytes in use before the first step.
+        peak: bytes at most, over two steps of the largest batch and those that were timed.
+        at_once: tokens whose activations are in memory at once, in the largest batch.
+        tokens: of all texts in that batch.
+        total: steps of the whole stage.
+    """
+
+    seconds: float | None
+    steps: int
+    before: int
+    peak: int
+    at_once: int
+    tokens: int
+    total: int
+
+
+def file_of(out: Path | str, rank: int) -> Path:
+    """Where a process writes what it measured."""
+    return Path(out) / f"rank-{rank}.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try what is wanted, and write what was measured, or what is wrong."""
+    asked = json.loads(arguments[0])
+    wanted = Wanted(**asked | {"overrides": tuple(asked["overrides"])})
+    file = file_of(wanted.out, ranks()[0])
+    keep_freed()
+    try:
+        write_json(file, {"probe": asdict(_probe(wanted))})
+    except LodesmithError as error:
+        write_json(file, {"error": [error.what, error.do]})
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        write_json(file, {"memory": str(error).partition("\n")[0]})
+        return 3
+    return 0
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch has a type of error for that of a GPU alone."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _probe(wanted: Wanted) -> Probe:
+    from lodesmith.recipes.train import Training, plan
+    from lodesmith.training.engine import TorchEngine
+
+    training = plan(wanted.source, wanted.overrides, out=Path(wanted.out) / "run", reported=False)
+    assert isinstance(training, Training)
+    stage = training.recipe.stages[wanted.stage]
+    if any(own.chunk for own in training.recipe.stages):
+        return_freed()
+    made = training.stage(stage)
+    batches = list(islice(iter(made.batches), LOOKED_AT))
+    largest = max(batches, key=_tokens)
+    before = _memory()
+    with TorchEngine(seed=training.recipe.seed, **training.engine_settings) as engine:
+        engine.prepare(made.objective, made.optim)
+        for _ in range(2):  # the optimiser's moments are there from the second on
+            engine.read([engine.step([largest], 1e-3)])
+        seconds, steps = _timed(engine, batches, wanted.steps)
+        peak = _memory(peak=True)
+    return Probe(seconds, steps, before, peak, _at_once(largest, stage.chunk), _tokens(largest), _total(training, made))
+
+
+def _timed(engine: Any, batches: Sequence[Any], steps: int | None) -> tuple[float | None, int]:
+    """Seconds of a step, over the first batches in their own order."""
+    if steps == 0:
+        return None, 0
+    engine.wait()
+    each: list[float] = []
+    while len(each) < (MOST if steps is None else steps):
+        start = time.perf_counter()
+        engine.read([engine.step([batches[len(each) % len(batches)]], 1e-3)])
+        each.append(time.perf_counter() - start)
+        if steps is None and len(each) >= LEAST and sum(each) > LONG_ENOUGH:
+            break
+    return median(each), len(each)
+
+
+def _total(training: Training, made: Any) -> int:
+    return int(made.epochs) * -(-len(made.batches) // training.recipe.engine.accumulate)
+
+
+def _tokens(batch: Mapping[str, Any]) -> int:
+    return sum(len(batch[side]["ids"]) for side in _SIDES if side in batch)
+
+
+def _at_once(batch: Mapping[str, Any], chunk: int | None) -> int:
+    """Tokens whose activations are kept together: of sides that fit into a chunk all, and of the others one chunk."""
+    whole, most = 0, 0
+    for offsets in (batch[side]["offsets"].tolist() for side in _SIDES if side in batch):
+        ends = [*range(0, len(offsets) - 1, chunk or len(offsets)), len(offsets) - 1]
+        sizes = [offsets[end] - offsets[start] for start, end in pairwise(ends)]
+        if len(sizes) > 1:
+            most = max(most, *sizes)
+        else:
+            whole += sum(sizes)
+    return whole + most
+
+
+def _memory(*, peak: bool = False) -> int:
+    """Bytes in use, or at most in use so far: of the accelerator where there is one, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() if peak else torch.cuda.memory_reserved()
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        found = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("VmHWM", "VmRSS"))}
+        return int(found["VmHWM" if peak else "VmRSS"]) * 1024
+    except (OSError, KeyError):  # elsewhere than on Linux: kilobytes but for macOS, and of the peak alone
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""What ways of training share: how an encoder is built from its recipe, and pairs of texts as batches of token ids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError
+from lodesmith.core.protocols import Encoder, Side
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import find
+from lodesmith.core.vectors import Vectors
+from lodesmith.data.tokens import Tokens
+from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.pairs import Pairs, mined
+from lodesmith.recipes.recipe import Component, Recipe, StagePlan
+from lodesmith.recipes.text_pairs import TextPairs, pairs_for
+
+if TYPE_CHECKING:
+    from lodesmith.encoders.projected import IsotropicGaussianEncoder
+    from lodesmith.training.stage import Batches
+
+__all__ = ["BLOCK", "MIXED", "TokenPairs", "encoded", "projected", "settings_of"]
+
+BLOCK = 4096
+"""Texts encoded at once while validating."""
+
+MIXED = 10.0
+"""Lengths are mixed: packed batches pad nothing, and batches of like lengths taught less (docs/log.md)."""
+
+
+def settings_of(component: Component, recipe: Recipe) -> dict[str, Any]:
+    """An encoder's settings. Where they do not say how its vectors are compared, the last stage does."""
+    settings = component.settings
+    if "metric" not in settings and (metric := recipe.stages[-1].objective.settings.get("similarity")):
+        settings["metric"] = metric
+    return settings
+
+
+def projected(recipe: Recipe, **base: Any) -> IsotropicGaussianEncoder:
+    """Base and projection of a recipe, seeded before the projection is drawn.
+
+    Args:
+        recipe: names the base and the encoder.
+        base: options of the base, such as its precision.
+    """
+    from lodesmith.encoders.transformer import TransformerEncoder
+    from lodesmith.training.engine import seed_everything
+
+    under = TransformerEncoder(recipe.base, **base)
+    seed_everything(recipe.seed)
+    kind = find("encoders", recipe.encoder.use)
+    encoder: IsotropicGaussianEncoder = kind(base_model=under, **settings_of(recipe.encoder, recipe))
+    return encoder
+
+
+def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], side: Side) -> Vectors:
+    """The vectors of texts, a block at a time.
+
+    Args:
+        encoder: with the weights as they are.
+        keys: ids, in the order of the vectors.
+        text: id → text.
+        side: of the texts.
+    """
+    values = np.empty((len(keys), encoder.dimension), np.float32)
+    for start in range(0, len(keys), BLOCK):
+        texts = [text(key) for key in keys[start : start + BLOCK]]
+        values[start : start + len(texts)] = encoder.encode(texts, side).values
+    return Vectors.dense(values, keys)
+
+
+class TokenPairs(ABC):
+    """The half of a `Learner` that feeds an encoder of token ids.
+
+    Args:
+        recipe: of the training.
+        dataset: trained on.
+        pairs: its judged pairs.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
+        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
+
+    @cached_property
+    def text_pairs(self) -> TextPairs:
+        """Pairs of texts out of the documents."""
+        return pairs_for(self.recipe, self.dataset)
+
+    def batches(self, stage: StagePlan) -> Batches:
+        """Pairs of packed token ids, with the mined negatives where the recipe names them.
+
+        Raises:
+            InputError: no pair is left whose texts have tokens.
+        """
+        from lodesmith.data.text_batches import TextBatches
+
+        queries, documents, pairs, known = self._material(stage)
+        usable = (queries.lengths()[pairs[:, 0]] > 0) & (documents.lengths()[pairs[:, 1]] > 0)
+        if not usable.any():
+            raise InputError(f"{self.dataset.name}: no training pair has words on both sides", "`lode data check DIR`")
+        negatives = None
+        if stage.pairs == "judged":
+            negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
+        return TextBatches(
+            queries,
+            documents,
+            pairs[usable],
+            batch_size=stage.batch_size,
+            negatives=None if negatives is None else negatives[usable],
+            known=known,
+            seed=self.recipe.seed,
+            noise=MIXED,
+            apart=False,  # objectives mask known positives
+            shard=ranks(),
+        )
+
+    def _material(self, stage: StagePlan) -> tuple[Tokens, Tokens, NDArray[np.int64], NDArray[np.int64]]:
+        """Queries, documents, pairs and known positives of a stage."""
+        if stage.pairs == "judged":
+            return self._asked, self._stored, self.pairs.pairs, self.pairs.known
+        made = self.text_pairs
+        return self._tokens("query", made.queries), self._tokens("document", made.passages), made.pairs, made.pairs
+
+    @cached_property
+    def _stored(self) -> Tokens:
+        return self._tokens("document", (document.content for document in self.dataset.documents.values()))
+
+    @cached_property
+    def _asked(self) -> Tokens:
+        return self._tokens("query", self.pairs.queries.values())
+
+    @abstractmethod
+    def _tokens(self, side: Side, texts: Iterable[str]) -> Tokens:
+        """The tokens of texts, as the encoder of that side reads them."""

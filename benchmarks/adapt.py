@@ -57,7 +57,7 @@ def trained(variant: str, folder: Path, seed: int, out: Path, more: Mapping[str,
         pass
     fusion = read_json(out / "manifest.json")["fusion"]
     return {"seconds": time.perf_counter() - start} | {
-        name: fusion[name] for name in ("weight", "strength", "held_out")
+        name: fusion[name] for name in ("weight", "reference", "strength", "held_out")
     }
 
 

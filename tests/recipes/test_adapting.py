@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from lodesmith.core.errors import ConfigError, InputError, IntegrityError, Resum
 from lodesmith.core.files import read_json
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.core.run import Run
-from lodesmith.recipes.adapting import WEIGHTS, AdaptTraining, choose
+from lodesmith.recipes.adapting import AdaptTraining, choose
 from lodesmith.recipes.recipe import AdaptationPlan, AdaptRecipe, load, load_any
 from lodesmith.recipes.systems import load_encoder, resolve
 from lodesmith.recipes.train import finished, forecast, plan
-from lodesmith.retrieval.fuse import reciprocal_rank
+from lodesmith.retrieval.fuse import reciprocal_rank, standardised
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -78,43 +79,74 @@ def ranked(right: int, queries: int = 8) -> Run:
 JUDGED = {f"q{number}": {NAMES[number]: 1} for number in range(8)}
 
 
+COVERED = dict.fromkeys(JUDGED, 0.4)
+
+
 def test_where_both_are_alike_the_weight_stays_and_no_residual_is_kept() -> None:
     same = ranked(6)
-    chosen = choose(same, {0.0: same, 0.5: same, 1.0: same}, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
-    assert (chosen.weight, chosen.strength) == (0.55, 0.0)
+    chosen = choose(same, {0.0: same, 0.5: same, 1.0: same}, COVERED, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
+    assert (chosen.weight, chosen.strength) == (0.5, 0.0)
     assert chosen.held_out["bm25"] == chosen.held_out["fused"] == 0.75
 
 
-@pytest.mark.parametrize(("lexical", "dense"), [(8, 0), (0, 8)])
-def test_the_weight_leaves_a_part_that_is_of_no_use(lexical: int, dense: int) -> None:
-    plan = AdaptationPlan(shares=(0.0,))  # type: ignore[call-arg]
-    chosen = choose(ranked(lexical), {0.0: ranked(dense)}, JUDGED, plan)
-    assert chosen.held_out["fused"] == 1.0
-    assert (chosen.weight < 0.5) if lexical else (chosen.weight >= 0.55)
+@pytest.mark.parametrize(("lexical", "dense"), [(8, 2), (2, 8), (8, 0), (0, 8)])
+@pytest.mark.parametrize("evidence", [1.5, 0.5])
+def test_the_weight_follows_the_ratio_of_the_two(lexical: int, dense: int, evidence: float) -> None:
+    plan = AdaptationPlan(weight=0.6, evidence=evidence, shares=(0.0,))  # type: ignore[call-arg]
+    weight = choose(ranked(lexical), {0.0: ranked(dense)}, COVERED, JUDGED, plan).weight
+    moved = evidence * math.log((dense / 8 + 0.02) / (lexical / 8 + 0.02))
+    assert math.log(weight / (1 - weight)) == pytest.approx(math.log(0.6 / 0.4) + moved)
+    assert (weight < 0.6) == (lexical > dense)
 
 
-def test_a_firm_pull_holds_the_weight() -> None:
-    plan = AdaptationPlan(pull=1000.0, shares=(0.0,))  # type: ignore[call-arg]
-    assert choose(ranked(8), {0.0: ranked(0)}, JUDGED, plan).weight == 0.55
+def test_evidence_of_nothing_leaves_the_weight() -> None:
+    plan = AdaptationPlan(evidence=0, shares=(0.0,))  # type: ignore[call-arg]
+    assert choose(ranked(8), {0.0: ranked(0)}, COVERED, JUDGED, plan).weight == 0.5
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_weight_of_one_side_alone_stays(weight: float) -> None:
+    plan = AdaptationPlan(weight=weight, evidence=100, shares=(0.0,))  # type: ignore[call-arg]
+    for lexical, dense in ((8, 0), (0, 8)):
+        assert choose(ranked(lexical), {0.0: ranked(dense)}, COVERED, JUDGED, plan).weight == weight
+
+
+def test_the_weight_is_by_the_base_whatever_share_stays() -> None:
+    encoded = {0.0: ranked(2), 1.0: ranked(8)}
+    of_base, of_trained = (
+        choose(ranked(4), encoded, COVERED, JUDGED, AdaptationPlan(shares=(share,)))  # type: ignore[call-arg]
+        for share in (0.0, 1.0)
+    )
+    assert of_base.weight == of_trained.weight < 0.5
+
+
+def test_the_reference_is_the_mean_coverage() -> None:
+    coverage = {query: 0.1 * place for place, query in enumerate(JUDGED)}
+    chosen = choose(ranked(4), {0.0: ranked(4)}, coverage, JUDGED, AdaptationPlan(shares=(0.0,)))  # type: ignore[call-arg]
+    assert chosen.reference == pytest.approx(0.35)
+
+
+def test_the_fusion_that_chooses_weighs_by_coverage() -> None:
+    uncovered = dict.fromkeys(JUDGED, 0.0)
+    plan = AdaptationPlan(weight=0.05, evidence=0, shares=(0.0, 1.0))  # type: ignore[call-arg]
+    encoded = {0.0: ranked(2), 1.0: ranked(3)}
+    found, lost = (choose(ranked(0), encoded, own, JUDGED, plan) for own in (COVERED, uncovered))
+    assert found.held_out["fused"] == 0.0
+    assert lost.held_out["fused"] == lost.held_out["encoder"] == 0.375
 
 
 def test_the_strength_is_that_of_the_better_encoder() -> None:
     encoded = {0.0: ranked(2), 0.5: ranked(7), 1.0: ranked(4)}
-    chosen = choose(ranked(3), encoded, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
+    chosen = choose(ranked(3), encoded, COVERED, JUDGED, AdaptationPlan())  # type: ignore[call-arg]
     assert chosen.strength == 0.5
     assert chosen.held_out["base"] < chosen.held_out["encoder"]
 
 
 def test_only_a_share_of_the_plan_is_chosen_though_the_base_is_measured_too() -> None:
     encoded = {0.0: ranked(8), 1.0: ranked(2)}
-    chosen = choose(ranked(3), encoded, JUDGED, AdaptationPlan(shares=(1.0,)))  # type: ignore[call-arg]
+    chosen = choose(ranked(3), encoded, COVERED, JUDGED, AdaptationPlan(shares=(1.0,)))  # type: ignore[call-arg]
     assert chosen.strength == 1.0
     assert (chosen.held_out["base"], chosen.held_out["encoder"]) == (1.0, 0.25)
-
-
-def test_the_weights_tried_reach_from_bm25_alone_to_the_encoder_alone() -> None:
-    assert (WEIGHTS[0], WEIGHTS[-1]) == (0.0, 1.0)
-    assert 0.55 in WEIGHTS
 
 
 # ------------------------------------------------------------------------ the run
@@ -128,7 +160,9 @@ def test_documents_alone_make_a_run_and_a_fused_system(documents: Path, tiny_mod
     validations = [event for event in happened if isinstance(event, events.Validation)]
     assert validations
     fusion = read_json(out / "manifest.json")["fusion"]
-    assert fusion["weight"] in WEIGHTS
+    assert 0 < fusion["weight"] < 1
+    assert 0 < fusion["reference"] < 1
+    assert fusion["depth"] == 2000
     assert fusion["strength"] in (0.0, 0.5, 1.0)
     assert set(fusion["held_out"]) == {"bm25", "base", "encoder", "fused"}
     assert fusion["queries"]["dev"]["sentence"] > 0
@@ -142,17 +176,75 @@ def test_documents_alone_make_a_run_and_a_fused_system(documents: Path, tiny_mod
     assert lode.load(out).dimension == 32
 
 
-def test_the_system_is_bm25_and_the_encoder_by_the_weight(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    list(lode.train("adapt", out=out, **overrides(documents, tiny_model, **{"stages.0.epochs": 1})))
+def test_the_system_is_bm25_and_the_encoder_by_the_weight(adapted: Path, documents: Path) -> None:
     dataset, asked = Dataset.load(documents), {"q": "whale music"}
-    manifest = read_json(out / "manifest.json")
-    for weight, alone in ((0.0, "bm25"), (1.0, str(out / "model"))):
-        manifest["fusion"]["weight"] = weight
-        (out / "manifest.json").write_text(json.dumps(manifest))
-        fused = resolve(str(out), dataset).retriever.search(asked, 3)["q"]
+    for weight, alone in ((0.0, "bm25"), (1.0, str(adapted / "model"))):
+        edit_fusion(adapted, weight=weight)
+        fused = resolve(str(adapted), dataset).retriever.search(asked, 3)["q"]
         single = resolve(alone, dataset).retriever.search(asked, 3)["q"]
         assert [key for key, _ in fused] == [key for key, _ in single]
+
+
+@pytest.fixture
+def adapted(documents: Path, tiny_model: Path, tmp_path: Path) -> Path:
+    list(lode.train("adapt", out=tmp_path / "run", **overrides(documents, tiny_model, **{"stages.0.epochs": 1})))
+    return tmp_path / "run"
+
+
+def edit_fusion(run: Path, **changed: float | str | None) -> None:
+    """Change numbers of a run's fusion; None takes one out."""
+    manifest = read_json(run / "manifest.json")
+    fusion = manifest["fusion"] | changed
+    manifest["fusion"] = {name: value for name, value in fusion.items() if value is not None}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+ASKED = {
+    "known": "the owl fears the barn",
+    "half": "whale submarines torpedo",
+    "strange": "zebra xylophone",
+    "empty": "",
+    "stop": "the of and",
+}
+
+
+def test_a_run_reopened_finds_the_same_and_a_query_alone_what_it_finds_among_others(
+    adapted: Path, documents: Path
+) -> None:
+    dataset = Dataset.load(documents)
+    system = resolve(str(adapted), dataset).retriever
+    together = system.search(ASKED, 20)
+    assert resolve(str(adapted), dataset).retriever.search(ASKED, 20) == together
+    for query, words in ASKED.items():
+        alone = dict(system.search({query: words}, 20)[query])
+        assert alone == pytest.approx(dict(together[query]), rel=1e-5)  # the encoder rounds by what it batches
+
+
+def test_a_query_in_other_words_is_the_encoders(adapted: Path, documents: Path) -> None:
+    edit_fusion(adapted, weight=0.01)
+    dataset = Dataset.load(documents)
+    found = resolve(str(adapted), dataset).retriever.search(ASKED, 5)
+    dense = resolve(str(adapted / "model"), dataset).retriever.search(ASKED, 5)
+    for query in ("strange", "empty", "stop"):
+        assert [key for key, _ in found[query]] == [key for key, _ in dense[query]]
+    assert [key for key, _ in found["half"]] != [key for key, _ in dense["half"]]
+
+
+def test_without_a_reference_bm25_has_its_weight_wherever_it_finds_something(adapted: Path, documents: Path) -> None:
+    edit_fusion(adapted, reference=None, weight=0.3)
+    dataset = Dataset.load(documents)
+    parts = [resolve(own, dataset).retriever.search(ASKED, 2000) for own in ("bm25", str(adapted / "model"))]
+    found = resolve(str(adapted), dataset).retriever.search(ASKED, 20)
+    assert dict(found["half"]) == pytest.approx(dict(standardised(parts, (0.7, 0.3)).top(20)["half"]))
+    edit_fusion(adapted, reference=1.0)
+    assert resolve(str(adapted), dataset).retriever.search(ASKED, 20)["half"] != found["half"]
+
+
+@pytest.mark.parametrize("reference", [-0.1, 2.0, float("nan"), "much"])
+def test_a_reference_that_no_training_wrote_is_refused(reference: float | str, adapted: Path, documents: Path) -> None:
+    edit_fusion(adapted, reference=reference)
+    with pytest.raises(IntegrityError, match="no fusion that can be used"):
+        resolve(str(adapted), Dataset.load(documents))
 
 
 def test_a_run_is_the_same_again_and_resumes_to_the_same(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -184,6 +276,15 @@ def test_labels_change_nothing_but_the_report(documents: Path, tiny_model: Path,
     assert all(np.array_equal(first[name], value) for name, value in trained(with_labels).items())
     measured = {lode.Evaluation.load(file).system for file in (with_labels / "evaluations").glob("*.json")}
     assert measured == {"random", "bm25", tiny_model.name, "adapt"}
+    assert not (with_labels / "overlap.json").exists()  # no judged pair was trained on
+
+
+def test_labels_to_measure_by_are_enough_for_the_report(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
+    queries, split = [Query("q0", "cat music"), Query("q1", "owl moon")], {"q0": {"d0": 1}, "q1": {"d18": 1}}
+    own = Dataset.of(Dataset.load(documents).documents.values(), queries, {"test": split}, name="labelled")
+    labelled = own.save(tmp_path / "labelled")
+    list(lode.train("adapt", out=tmp_path / "run", **overrides(labelled, tiny_model, **{"stages.0.epochs": 1})))
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_the_share_of_the_residual_that_is_kept_is_saved(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -203,7 +304,7 @@ def test_its_page_says_what_was_chosen(documents: Path, tiny_model: Path, tmp_pa
     training = plan("adapt", overrides(documents, tiny_model, **{"stages.0.epochs": 1}), out=tmp_path / "run")
     assert training.summary == {}
     list(training.events())
-    assert training.summary["fusion"]["weight"] in WEIGHTS
+    assert 0 < training.summary["fusion"]["weight"] < 1
     with pytest.raises(ResumeError, match="another recipe"):
         plan("adapt", overrides(documents, tiny_model, seed=1), out=tmp_path / "run", resume=True)
 
@@ -239,13 +340,11 @@ def test_a_forecast_trains_nothing(documents: Path, tiny_model: Path, tmp_path: 
 # ------------------------------------------------------------------------ what is refused
 
 
-def test_weights_that_training_did_not_write_are_refused(documents: Path, tiny_model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    list(lode.train("adapt", out=out, **overrides(documents, tiny_model, **{"stages.0.epochs": 1})))
-    file = next((out / "model").rglob("*.safetensors"))
+def test_weights_that_training_did_not_write_are_refused(adapted: Path) -> None:
+    file = next((adapted / "model").rglob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     with pytest.raises(IntegrityError):
-        load_encoder(str(out))
+        load_encoder(str(adapted))
 
 
 @pytest.mark.parametrize(
@@ -253,6 +352,8 @@ def test_weights_that_training_did_not_write_are_refused(documents: Path, tiny_m
     [
         ({"encoder.kind": "mlp"}, "only a residual"),
         ({"adaptation.weight": 2}, "adaptation.weight"),
+        ({"adaptation.evidence": -1}, "adaptation.evidence"),
+        ({"adaptation.pull": 1.0}, "pull"),
         ({"adaptation.queries": ["spam"]}, "adaptation.queries"),
         ({"adaptation.held_outs": 5}, "held_out"),
         ({"adaptation.shares": [1.5]}, "adaptation.shares"),

@@ -123,3 +123,11 @@ def test_numbers_and_switches_in_quotes_are_refused(setting: dict[str, str]) -> 
 
     with pytest.raises(ConfigError, match="without quotes"):
         plan("isotropic", {"data": "some", **setting})
+
+
+def test_epochs_that_are_asked_for_are_meant() -> None:
+    shipped_stage = load("isotropic", {"data": "some"}).stages[0]
+    assert shipped_stage.min_steps > 0
+    assert load("isotropic", ["data=some", "stages.0.epochs=2"]).stages[0].min_steps == 0
+    both = load("isotropic", ["data=some", "stages.0.min_steps=7", "stages.0.epochs=2"]).stages[0]
+    assert (both.epochs, both.min_steps) == (2, 7)

@@ -27,6 +27,25 @@ def test_scores_follow_the_formula() -> None:
     assert set(found) == {"a", "b"}
 
 
+def test_coverage_by_hand() -> None:
+    retriever = BM25(k1=1.2, b=0.75, language=None).build(DOCS.items())
+    asked = {"two": "apple sky", "twice": "apple apple", "half": "sky zebra", "strange": "zebra", "empty": ""}
+    found = retriever.search(asked, 10)
+    coverage = retriever.coverage(asked, found)
+    apple, sky, zebra = (math.log(1 + (len(DOCS) - count + 0.5) / (count + 0.5)) for count in (2, 1, 0))
+    assert coverage["two"] == pytest.approx(found["two"][0][1] / (apple + sky))
+    assert coverage["twice"] == pytest.approx(found["twice"][0][1] / (2 * apple))
+    assert coverage["half"] == pytest.approx(found["half"][0][1] / (sky + zebra))
+    assert (coverage["strange"], coverage["empty"]) == (0.0, 0.0)
+    assert retriever.coverage({"half": asked["half"]}, found) == {"half": coverage["half"]}
+
+
+def test_no_document_covers_more_than_all() -> None:
+    retriever = BM25().build([("a", "apple " * 1000), ("b", "pear"), ("c", "plum " * 9)])
+    asked = {"q": "apple"}
+    assert 0.7 < retriever.coverage(asked, retriever.search(asked))["q"] < 1
+
+
 def test_stemming_finds_inflected_words() -> None:
     assert [key for key, _ in BM25().build(DOCS.items()).search({"q": "trees"}, 3)["q"]] == ["a"]
 
@@ -57,7 +76,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     retriever = BM25().build(DOCS.items())
     retriever.save(tmp_path / "i")
     queries = {"x": "apple tree", "y": "sky"}
-    assert BM25.load(tmp_path / "i").search(queries, 5) == retriever.search(queries, 5)
+    found = retriever.search(queries, 5)
+    assert BM25.load(tmp_path / "i").search(queries, 5) == found
+    assert BM25.load(tmp_path / "i").coverage(queries, found) == retriever.coverage(queries, found)
     data = next((tmp_path / "i").glob("data*.npy"))
     data.write_bytes(data.read_bytes()[:20])
     with pytest.raises(LodesmithError, match="damaged"):

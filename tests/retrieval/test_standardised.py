@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.run import Run
-from lodesmith.retrieval.fuse import Standardised, standardised
+from lodesmith.indexes.flat import Flat
+from lodesmith.retrieval import fuse
+from lodesmith.retrieval.bm25 import BM25
+from lodesmith.retrieval.dense import Dense
+from lodesmith.retrieval.fuse import Standardised, covered, standardised
+from lodesmith.testing import HashEncoder
 
 
 def fused(first: Mapping[str, float], second: Mapping[str, float], weight: float = 0.5) -> dict[str, float]:
@@ -82,3 +87,86 @@ def test_the_first_results_do_not_depend_on_how_many_are_asked_for() -> None:
     few, many = system.search({"q": "text"}, 3), system.search({"q": "text"}, 40)
     assert few["q"] == many["q"][:3]
     assert [part.asked for part in parts] == [30, 30]
+
+
+# ------------------------------------------------------------------------ a weight for each query
+
+
+def test_each_query_has_its_own_weight() -> None:
+    a, b = {"x": 9.0, "y": 3.0, "z": 0.0}, {"x": 0.1, "y": 0.5, "z": 0.3}
+    runs = [Run.of({"p": a, "q": a}), Run.of({"q": b, "p": b})]
+    found = standardised(runs, ({"p": 0.75, "q": 0.4}, {"q": 0.6, "p": 0.25}))
+    assert dict(found["p"]) == fused(a, b, 0.25)
+    assert dict(found["q"]) == fused(a, b, 0.6)
+
+
+def test_the_odds_of_bm25_fall_with_the_root_of_the_coverage() -> None:
+    lexical, dense = covered(0.6, {"full": 0.5, "at": 0.2, "quarter": 0.05, "none": 0.0}, 0.2)
+    assert lexical == pytest.approx({"full": 0.4, "at": 0.4, "quarter": 0.25, "none": 0.0})  # odds 2/3, and half of it
+    assert dense == pytest.approx({query: 1 - weight for query, weight in lexical.items()})
+    assert dense["none"] == 1.0
+
+
+def test_without_a_reference_only_a_query_that_finds_nothing_is_the_encoders() -> None:
+    assert covered(0.6, {"little": 1e-9, "none": 0.0})[0] == pytest.approx({"little": 0.4, "none": 0.0})
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_coverage_does_not_weigh_what_has_no_weight(weight: float) -> None:
+    _, dense = covered(weight, {"much": 0.9, "little": 0.01, "none": 0.0}, 0.5)
+    assert dense == {"much": weight, "little": weight, "none": 1.0}
+
+
+class Various:
+    """Other scores for each query, made from its text alone."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.most = seed, 0
+
+    def search(self, queries: Mapping[str, str], k: int = 10) -> Run:
+        self.most = max(self.most, len(queries))
+        found = {}
+        for query, text in queries.items():
+            scores = np.random.default_rng([self.seed, *text.encode()]).standard_normal(40) ** 2
+            found[query] = {f"d{n}": float(score) for n, score in enumerate(scores) if score > 0.3 * self.seed}
+        return Run.of(found).top(k)
+
+
+def by_text(queries: Mapping[str, str], runs: Sequence[Run]) -> tuple[dict[str, float], dict[str, float]]:
+    return covered(0.4, {query: len(runs[0][query]) / 40 for query in queries}, 0.9)
+
+
+def test_a_query_is_scored_alone_as_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (Various(1), Various(2))
+    system, asked = Standardised(parts, by_text, depth=25), {f"q{n}": f"text {n}" for n in range(10)}
+    together = system.search(asked, 7)
+    assert [part.most for part in parts] == [10, 10]
+    assert list(together) == list(asked)
+    monkeypatch.setattr(fuse, "_BLOCK", 3)
+    parts[0].most = 0
+    assert system.search(asked, 7) == together  # to the bit, in blocks
+    assert parts[0].most == 3
+    for query, text in asked.items():
+        assert system.search({query: text}, 7)[query] == together[query]
+
+
+def test_bm25_by_its_coverage_beside_an_encoder_scores_alone_as_among_others() -> None:
+    words = [f"w{n}" for n in range(30)]
+    texts = {f"d{n}": " ".join(words[(n * step) % 30] for step in range(1, 9)) for n in range(60)}
+    lexical, encoder, index = BM25().build(texts.items()), HashEncoder(), Flat(metric=HashEncoder().metric)
+    index.add(encoder.encode(list(texts.values()), "document", tuple(texts)))
+
+    def weights(queries: Mapping[str, str], runs: Sequence[Run]) -> tuple[dict[str, float], dict[str, float]]:
+        return covered(0.4, lexical.coverage(queries, runs[0]), 0.5)
+
+    system = Standardised((lexical, Dense(encoder, index)), weights, depth=2000)
+    asked = {"one": "w3", "more": "w1 w2 w9", "half": "w7 zebra", "strange": "zebra", "empty": ""}
+    together = system.search(asked, 60)
+    for query, text in asked.items():
+        assert system.search({query: text}, 60)[query] == together[query]  # to the bit
+    alone = Dense(encoder, index).search(asked, 60)
+    assert [key for key, _ in together["strange"]] == [key for key, _ in alone["strange"]]
+
+
+def test_no_query_finds_nothing() -> None:
+    assert len(Standardised((Various(1), Various(2)), (0.5, 0.5)).search({})) == 0

@@ -246,7 +246,10 @@ def test_wandb_without_a_key_writes_files_for_a_later_sync() -> None:
     (identity,) = {folder.name.rpartition("-")[2] for folder in folders}
     assert len(folders) == 2
     assert identity in (run / "tracking" / "identity.json").read_text()
-    assert all((folder / f"run-{identity}.wandb").stat().st_size > 0 for folder in folders)
+    files, patience = [folder / f"run-{identity}.wandb" for folder in folders], time.monotonic() + 20
+    while not all(file.exists() and file.stat().st_size for file in files) and time.monotonic() < patience:
+        time.sleep(0.1)  # a process of wandb's own writes them
+    assert all(file.stat().st_size > 0 for file in files)
     logging.getLogger("wandb").handlers.clear()
 
 

@@ -1,14 +1,17 @@
 """The recipe for documents without labels: pseudo-queries train a residual projection and weigh it against BM25.
 
-What is chosen is chosen on held-out pseudo-queries, which favour the words of their documents; so they may only move
-the weight of the fusion from one that serves any collection, not set it.
+Held-out pseudo-queries say how good BM25 and the encoder are here, and so which of them has more weight. As they have
+more words of their documents than people's queries have, their coverage by BM25 is kept: a query with less of it, as
+one in other words than the documents', leaves more to the encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from lodesmith.core.errors import IntegrityError
@@ -31,12 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptTraining", "Choice", "choose"]
 
-DEPTH = 200
-"""Results of BM25 and of the encoder that are fused."""
-WEIGHTS = tuple(round(number * 0.05, 2) for number in range(21))
-FAR = 0.2
-"""A distance from the recipe's weight beyond which more costs nothing: evidence that strong says that one of the two
-is of no use here, as an encoder of another language."""
+DEPTH = 2000
+"""Results of BM25 and of the encoder that are fused: so many that their spread is the collection's more than that of
+the few documents that a query is about."""
+_LEAST = 0.02
+"""Added to both measures of a ratio, so that one of nothing decides only as far as the other is something."""
 _MEASURE = parse("nDCG@10")
 
 
@@ -46,49 +48,59 @@ class Choice:
 
     Args:
         weight: of the encoder in the fusion; BM25 has the rest.
+        reference: mean `BM25.coverage` of the held-out queries, from which on BM25 has that weight in full.
         strength: the share of the trained residual that stays; 0 leaves the base as it was.
         held_out: mean nDCG@10 of `bm25`, `base`, the `encoder` as it stays, and both `fused`.
     """
 
     weight: float
+    reference: float
     strength: float
     held_out: Mapping[str, float]
 
 
-def choose(lexical: Run, encoded: Mapping[float, Run], judgements: Judgements, plan: AdaptationPlan) -> Choice:
-    """The residual's strength, by the fusion at the plan's weight, and then the fusion's weight.
+def choose(
+    lexical: Run,
+    encoded: Mapping[float, Run],
+    coverage: Mapping[str, float],
+    judgements: Judgements,
+    plan: AdaptationPlan,
+) -> Choice:
+    """The fusion's weight, by how good both sides are, and then the residual's strength, by the fusion.
 
-    The weight is argmax of nDCG@10(w) − pull · min(|w − weight|, FAR)²: it leaves the plan's weight as far as the
-    evidence carries it. Among equals the weaker residual and the nearer weight stand.
+    logit(w) = logit(weight) + evidence · ln((d + .02) / (b + .02)), d and b the mean nDCG@10 of the base encoder and of
+    BM25. Among equals the weaker residual stands.
 
     Args:
         lexical: BM25's results for the held-out queries.
         encoded: strength → the encoder's; the plan's shares are among them, and 0.
+        coverage: query id → `BM25.coverage`.
         judgements: of these queries.
         plan: of the recipe.
     """
-    from lodesmith.retrieval.fuse import standardised
+    from lodesmith.retrieval.fuse import Weight, covered, standardised
 
-    def measured(*runs: Run, weights: tuple[float, ...] = (1.0,)) -> float:
+    def measured(*runs: Run, weights: Sequence[Weight] = (1.0,)) -> float:
         run = runs[0] if len(runs) == 1 else standardised(runs, weights)
         return float(score(run, judgements, [_MEASURE]).means[str(_MEASURE)])
 
-    def fused(strength: float, weight: float) -> float:
-        return measured(lexical, encoded[strength], weights=(1 - weight, weight))
-
-    strength = max(sorted(set(plan.shares)), key=lambda own: fused(own, plan.weight))
-    gains = {weight: fused(strength, weight) for weight in track(WEIGHTS, "weights", unit="weights")}
-    weight = max(
-        sorted(gains, key=lambda own: abs(own - plan.weight)),
-        key=lambda own: gains[own] - plan.pull * min(abs(own - plan.weight), FAR) ** 2,
-    )
-    held_out = {
-        "bm25": measured(lexical),
-        "base": measured(encoded[0.0]),
-        "encoder": measured(encoded[strength]),
-        "fused": gains[weight],
+    held_out = {"bm25": measured(lexical), "base": measured(encoded[0.0])}
+    weight = _moved(plan, (held_out["base"] + _LEAST) / (held_out["bm25"] + _LEAST))
+    reference = fmean(coverage.values())
+    weights = covered(weight, coverage, reference)
+    gains = {
+        strength: measured(lexical, encoded[strength], weights=weights)
+        for strength in track(sorted(set(plan.shares)), "shares", unit="shares")
     }
-    return Choice(weight, strength, held_out)
+    strength = max(gains, key=gains.__getitem__)
+    held_out |= {"encoder": measured(encoded[strength]), "fused": gains[strength]}
+    return Choice(weight, reference, strength, held_out)
+
+
+def _moved(plan: AdaptationPlan, ratio: float) -> float:
+    """The plan's weight, its odds times ratio^evidence."""
+    encoder, words = plan.weight * math.pow(ratio, plan.evidence), 1 - plan.weight
+    return encoder / (encoder + words)
 
 
 class _Residual:
@@ -132,8 +144,8 @@ class AdaptTraining(Training):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What was chosen: weight of the encoder, strength of the residual, measures on held-out pseudo-queries, and
-        how many of these there were by kind."""
+        """What was chosen: weight of the encoder, reference of the coverage, strength of the residual, measures on
+        held-out pseudo-queries, and how many of these there were by kind."""
         if not finished(self.out):
             return {}
         fusion = read_json(self.out / "manifest.json").get("fusion")
@@ -155,6 +167,7 @@ class AdaptTraining(Training):
         fusion = {
             "weight": chosen.weight,
             "depth": DEPTH,
+            "reference": chosen.reference,
             "strength": chosen.strength,
             "held_out": dict(chosen.held_out),
             "queries": self.dataset.info["pseudo_queries"],
@@ -174,4 +187,5 @@ class AdaptTraining(Training):
             index = find("indexes", "flat")(metric=learner.metric)
             index.add(learner.documents())
             encoded[strength] = index.search(learner.queries(texts), DEPTH)
-        return choose(lexical.search(texts, DEPTH), encoded, self.pairs.validation, self._plan)
+        found = lexical.search(texts, DEPTH)
+        return choose(found, encoded, lexical.coverage(texts, found), self.pairs.validation, self._plan)

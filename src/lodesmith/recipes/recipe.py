@@ -81,7 +81,9 @@ class StagePlan(Section):
     pool: int = Field(0, ge=0, description="further documents, drawn at random, that are negatives of every query")
     epochs: int = Field(10, ge=1)
     min_steps: int = Field(
-        0, ge=0, description="a small dataset is gone over more often than `epochs`, until so many steps are made"
+        0,
+        ge=0,
+        description="where `epochs` make fewer steps, more epochs, until so many; 0 where `epochs` is overridden",
     )
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
@@ -172,9 +174,9 @@ class AdaptationPlan(Section):
         ("sentence",), min_length=1, description="what is taken out of documents to train on"
     )
     held_out: int = Field(300, ge=10, description="queries of each kind that choose weight and strength, at most")
-    weight: float = Field(0.55, ge=0, le=1, description="of the encoder beside BM25, where nothing speaks against it")
-    pull: float = Field(
-        1.0, ge=0, description="how firmly the weight is held there: nDCG@10 that a squared distance, up to .2, costs"
+    weight: float = Field(0.5, ge=0, le=1, description="of the encoder beside BM25, where the two are equally good")
+    evidence: float = Field(
+        1.5, ge=0, le=100, description="power of their ratio of nDCG@10 that moves the weight's odds; 0 leaves them"
     )
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.5, 1.0), min_length=1, description="of the trained residual, of which one is chosen; 0 leaves the base"
@@ -266,8 +268,13 @@ def load_any(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     """
     tree = _read(_locate(str(source)))
     kind = next((kind for name, kind in _KINDS.items() if name in tree), Recipe)
-    for key, value in _pairs(overrides):
-        _set(tree, kind.short.get(key, key), value)
+    given = {kind.short.get(key, key): value for key, value in _pairs(overrides)}
+    for key, value in given.items():
+        _set(tree, key, value)
+    for key in given:  # whoever says how many epochs means so many, whatever the recipe's least number of steps
+        least = key.removesuffix(".epochs") + ".min_steps"
+        if key.startswith("stages.") and key.endswith(".epochs") and least not in given:
+            _set(tree, least, 0)
     try:
         found = kind.model_validate(tree)
     except ValidationError as error:

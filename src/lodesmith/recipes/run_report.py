@@ -12,7 +12,7 @@ from lodesmith.recipes._run_folder import UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.geometry import geometry_of
 from lodesmith.recipes.overlap import measured, notes_of, overlap
-from lodesmith.recipes.recipe import Recipe
+from lodesmith.recipes.recipe import AdaptRecipe, Recipe
 from lodesmith.recipes.systems import Resolver, renamed
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
 def _shared(training: Training | WordVectorsTraining, results: list[Evaluation], base: str) -> dict[str, Any]:
     """The systems on queries that share a document with the training pairs, and on the others; empty for none."""
     recipe = training.recipe
+    if isinstance(recipe, AdaptRecipe):
+        return {}  # it read no judged pair
     if not isinstance(recipe, Recipe) or all(stage.pairs != "judged" for stage in recipe.stages):
         return {}
     found = overlap(training.dataset, cast("Training", training).pairs, recipe.evaluation.split)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -113,19 +113,26 @@ class Resolver:
         return encoded if fusion is None else self._beside_bm25(encoded, fusion)
 
     def _beside_bm25(self, encoded: System, fusion: Mapping[str, float]) -> System:
-        from lodesmith.retrieval.fuse import Standardised
+        from lodesmith.retrieval.bm25 import BM25
+        from lodesmith.retrieval.fuse import Standardised, Weight, covered
 
         lexical = self.resolve("bm25")
+        words = cast(BM25, lexical.retriever)
         try:
             weight, depth = float(fusion["weight"]), int(fusion["depth"])
-            if not (0 <= weight <= 1 and depth > 0):
-                raise ValueError(f"weight {weight}, depth {depth}")
+            reference = float(fusion.get("reference", 0.0))  # runs of before it was saved weigh all queries alike
+            if not (0 <= weight <= 1 and depth > 0 and 0 <= reference <= 1):
+                raise ValueError(f"weight {weight}, depth {depth}, reference {reference}")
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"the manifest of {encoded.name} says no fusion that can be used: {error}",
                 "restore a copy, or train again",
             ) from None
-        retriever = Standardised((lexical.retriever, encoded.retriever), (1 - weight, weight), depth)
+
+        def weights(queries: Mapping[str, str], runs: Sequence[Run]) -> Sequence[Weight]:
+            return covered(weight, words.coverage(queries, runs[0]), reference)
+
+        retriever = Standardised((words, encoded.retriever), weights, depth)
         found = fused([lexical, encoded], encoded.name)
         prints = dict(found.fingerprints) | {"fusion": fingerprint(dict(fusion))}
         return replace(found, retriever=retriever, fingerprints=prints, vectors=encoded.vectors)

@@ -20,6 +20,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes._data_identity import check_data, data_identity
+from lodesmith.recipes._negatives import with_negatives
 from lodesmith.recipes._run_folder import UNTRAINED, check_processes, enter, finished, others, settled, versions
 from lodesmith.recipes.learners import Learner, learner, way
 from lodesmith.recipes.learners._ranks import ranks
@@ -69,12 +70,13 @@ def plan(
     folders = folders_of(recipe.data.path)
     path = ",".join(map(str, folders))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": path})})
-    _check_components(recipe)
+    _check_components(with_negatives(recipe, look=False))
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"data names a folder twice: {path}", "name each once")
     for folder in folders:
         if not folder.is_dir():
             raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=folder)
+    recipe = with_negatives(recipe)
     check_elsewhere(recipe)
     out, begun = enter(recipe, out, resume)
     return _kind(recipe)(recipe, out, begun, reported and not ranks()[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,35 @@ class BM25:
             rows = rows[scores[rows] >= least]
         rows = rows[np.lexsort((-self._place[rows], -scores[rows]))][:k]
         return rows, scores[rows]
+
+    def coverage(self, queries: Mapping[str, str], found: Run) -> dict[str, float]:
+        """How near each query's best document comes to the most that the query's words could have given.
+
+        coverage = best score / Σ ln(1 + (n − df + ½) / (df + ½)) over the query's words, as often as each stands there;
+        df = 0 for a word that no document has. Lucene's form is without the factor k1 + 1, so that a word that is
+        repeated without end adds its idf.
+
+        Args:
+            queries: id → text.
+            found: what `search` of this index returned for them.
+
+        Returns:
+            Query id → a number from 0 to 1; 0 where there are no words or nothing is found.
+        """
+        starts, lengths = found.offsets[:-1].tolist(), np.diff(found.offsets).tolist()
+        best = {
+            query: float(found.scores[start]) if length else 0.0
+            for query, start, length in zip(found.query_ids, starts, lengths, strict=True)
+        }
+        tokens = zip(queries, self._tokens(list(queries.values())), strict=True)
+        return {query: best[query] / self._greatest(words) if best[query] else 0.0 for query, words in tokens}
+
+    def _greatest(self, words: list[str]) -> float:
+        """Σ idf over words."""
+        known = np.asarray(self._index.get_tokens_ids(words), np.int64)
+        ends = self._index.scores["indptr"]
+        counts = [*(ends[known + 1] - ends[known]).tolist(), *[0] * (len(words) - len(known))]
+        return sum(math.log(1 + (len(self.ids) - count + 0.5) / (count + 0.5)) for count in counts)
 
     def score(self, queries: Mapping[str, str], documents: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """Scores of given documents: query id → document id → score; 0 where they share no term.

@@ -27,6 +27,7 @@ class Group(BaseModel):
     lr: float | None = Field(None, ge=0, description="null: the stage's")
     weight_decay: float | None = Field(None, ge=0, description="null: the stage's")
     freeze: bool = Field(False, description="keep these parameters as they are")
+    optional: bool = Field(False, description="that it fits no parameter is no mistake: what it names may be frozen")
     freeze_epochs: int = Field(0, ge=0, description="keep them so for the first epochs of the stage, then train them")
 
     @model_validator(mode="after")
@@ -93,7 +94,7 @@ def sort_names(settings: OptimSettings, names: Iterable[str]) -> dict[str, list[
     """
     names = list(names)
     for group in settings.groups:
-        if not any(fnmatchcase(name, group.match) for name in names):
+        if not group.optional and not any(fnmatchcase(name, group.match) for name in names):
             raise ConfigError(f"no parameter is called {group.match!r}", did_you_mean(group.match, names[:200]))
     patterns = [group.match for group in settings.groups]
     sorted_: dict[str, list[str]] = {pattern: [] for pattern in [*patterns, REST]}

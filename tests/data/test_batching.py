@@ -217,3 +217,13 @@ def test_the_pool_and_the_corpus_take_each_text_once() -> None:
     (whole,) = build(pairs, pool=10**6, distinct=distinct, batch_size=10)
     assert torch.equal(whole["pool_ids"], torch.from_numpy(distinct))
     assert "corpus" not in whole
+
+
+@pytest.mark.parametrize("resident", [0, 1 << 20])
+def test_components_whose_products_are_no_normal_numbers_are_zero(resident: int) -> None:
+    values = np.array([[1e-32, 0.5, -1e-25], [-3e-20, 2e-19, -0.5]], np.float32)
+    rows = Rows(values, resident=resident)
+    expected = torch.tensor([[0.0, 0.5, 0.0], [0.0, 2e-19, -0.5]])
+    assert torch.equal(rows.take(np.array([0, 1])), expected)
+    assert torch.equal(rows.between(0, 2), expected)
+    assert values[0, 0] == np.float32(1e-32)

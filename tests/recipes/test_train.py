@@ -206,11 +206,14 @@ def test_other_weights_than_training_wrote_are_refused(dataset: Path, tiny_model
 def test_a_small_dataset_is_gone_over_more_often(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
     few = overrides(dataset, tiny_model, **{"stages.0.epochs": 2, "stages.0.batch_size": 16, "stages.0.min_steps": 9})
     training = plan("isotropic", few, out=tmp_path / "run")
-    steps = [e for e in training.events() if isinstance(e, events.Step)]
+    happened = list(training.events())
+    steps = max(e.step for e in happened if isinstance(e, events.Step))
     made = len(training.stage(training.recipe.stages[0]).batches)
     assert made > 1
-    assert max(e.step for e in steps) == forecast(training)["steps"]["contrast"] == made * -(-9 // made)
+    assert steps == forecast(training)["steps"]["contrast"] == made * -(-9 // made)
     assert training.recipe.stages[0].passes(9) == 2
+    done = [e.step for e in happened if isinstance(e, events.Validation)]
+    assert done == [0, *sorted({-(-steps // 2), steps})]
     assert training.recipe.stages[0].passes(9, accumulate=3) == 3
 
 

@@ -33,8 +33,21 @@ PROBES = 64
 Array = NDArray[np.floating]
 
 
+_LEAST = float(np.sqrt(np.finfo(np.float32).tiny))
+
+
+def _flushed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values, in place, those whose square is no normal float32 set to 0.
+
+    MiniLM has two components of some 1e-32. Products with them are denormal numbers, which a processor multiplies many
+    times slower: a step against a whole corpus took four times as long.
+    """
+    values[np.abs(values) < _LEAST] = 0.0
+    return values
+
+
 class Rows:
-    """Rows of stored vectors, gathered into float32 tensors.
+    """Rows of stored vectors, gathered into float32 tensors; components below 1e-19 are 0.
 
     Args:
         vectors: [n, d], in memory or memory-mapped; or `Vectors` with one row an item.
@@ -52,7 +65,7 @@ class Rows:
         self._tensor: torch.Tensor | None = None
         self._moved: torch.Tensor | None = None
         if vectors.size * 4 <= resident:
-            self._tensor = torch.from_numpy(np.array(vectors, np.float32, order="C"))
+            self._tensor = torch.from_numpy(_flushed(np.array(vectors, np.float32, order="C")))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -69,13 +82,13 @@ class Rows:
         order = np.argsort(rows)  # a disk is read forwards
         gathered = np.empty((len(rows), self._array.shape[1]), np.float32)
         gathered[order] = self._array[rows[order]]
-        return torch.from_numpy(gathered).to(device)
+        return torch.from_numpy(_flushed(gathered)).to(device)
 
     def between(self, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [stop − start, d]; not a copy where they are in memory."""
         if (resident := self._on(device)) is not None:
             return resident[start:stop]
-        return torch.from_numpy(np.array(self._array[start:stop], np.float32)).to(device)
+        return torch.from_numpy(_flushed(np.array(self._array[start:stop], np.float32))).to(device)
 
     def _on(self, device: torch.device) -> torch.Tensor | None:
         """The rows that are in memory, brought to the device once."""

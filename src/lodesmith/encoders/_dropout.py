@@ -80,7 +80,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """The values, some of them 0, the others larger."""
-        if not self.training or self.p == 0 or input.device.type != "cpu" or input.dtype != torch.float32:
+        if not self.training or self.p in (0, 1) or input.device.type != "cpu" or input.dtype != torch.float32:
             return super().forward(input)
         return _Dropped.apply(input, self.p, seeds(1)[0])  # type: ignore[no-untyped-call,no-any-return]
 

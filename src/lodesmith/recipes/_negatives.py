@@ -12,8 +12,8 @@ from lodesmith.recipes.recipe import Component, Recipe, StagePlan
 __all__ = ["with_negatives"]
 
 MOST = 250_000
-"""Documents beyond which all of them are too many: a step takes 3 s for them on two cores (.2 s for 15,800), and
-their vectors, of 384 dimensions, .4 GB."""
+"""Documents beyond which all of them are too many: a step then takes 3 s on two cores (.2 s for 15,800), at 384
+dimensions."""
 
 
 def with_negatives(recipe: Recipe, *, look: bool = True) -> Recipe:

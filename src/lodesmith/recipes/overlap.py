@@ -81,6 +81,7 @@ def notes_of(told: dict[str, Any]) -> list[str]:
         means = {system: estimate["mean"] for system, estimate in own["systems"].items()}
         lines.append(
             f"The {own['queries']} queries {what}: {told['measure']} of {trained} {means[trained]:.3f}, of {base} "
-            f"{means[base]:.3f}; difference {pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}], p {pair.p:.4f}."
+            f"{means[base]:.3f}; difference {pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}], "
+            f"p {pair.p:.4f} (not corrected)."
         )
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
@@ -83,7 +83,8 @@ class StagePlan(Section):
     min_steps: int = Field(
         0,
         ge=0,
-        description="where `epochs` make fewer steps, more epochs, until so many; 0 where `epochs` is overridden",
+        description="where `epochs` make fewer steps, more epochs, until so many, validated `epochs` times in all; 0 "
+        "where `epochs` is overridden",
     )
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
@@ -181,6 +182,12 @@ class AdaptationPlan(Section):
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.5, 1.0), min_length=1, description="of the trained residual, of which one is chosen; 0 leaves the base"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, value: Any) -> Any:
+        """Runs of before `evidence` have a setting `pull`, which chose their weight and does nothing afterwards."""
+        return {key: own for key, own in value.items() if key != "pull"} if isinstance(value, dict) else value
 
 
 class AdaptRecipe(Recipe):

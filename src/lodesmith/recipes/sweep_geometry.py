@@ -50,5 +50,10 @@ def _cell(found: Mapping[str, float | None] | None) -> Cell:
     """Mean and standard deviation; these figures have no common scale."""
     if not found:
         return Cell(NONE)
-    text = f"{found['mean']:.3g}".replace("-", "−")
-    return Cell(text, "" if found["sd"] is None else f"± {found['sd']:.1g}")
+    return Cell(_short(found["mean"], 3), "" if found["sd"] is None else f"± {_short(found['sd'], 1)}")
+
+
+def _short(number: float | None, digits: int) -> str:
+    """So many significant digits, without an exponent where the number is large."""
+    assert number is not None
+    return (f"{number:,.0f}" if abs(number) >= 10**digits else f"{number:.{digits}g}").replace("-", "−")

@@ -343,17 +343,22 @@ class Training:
             validate = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
         if self.recipe.evaluation.validate_on:
             validate = Elsewhere(self.recipe, self.learner, validate)
+        accumulate = self.recipe.engine.accumulate
+        passes, every = stage.passes(len(batches), accumulate), None
+        if passes > stage.epochs:  # of a small dataset, which `min_steps` goes over again and again
+            every = -(-passes * -(-len(batches) // accumulate) // stage.epochs)
         return Stage(
             name=stage.name,
             objective=objective,
             batches=batches,
             optim=stage.optim,
-            epochs=stage.passes(len(batches), self.recipe.engine.accumulate),
+            epochs=passes,
             validate=validate,
+            validate_every=every if validate else None,
             validate_first=validate is not None,
             monitor=monitor_of(self.recipe, stage.monitor) if validate else None,
             patience=stage.patience if validate else None,
-            checkpoint_every=stage.checkpoint_every,
+            checkpoint_every=stage.checkpoint_every or every,
         )
 
 

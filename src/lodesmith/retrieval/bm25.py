@@ -111,7 +111,7 @@ class BM25:
             for query, start, length in zip(found.query_ids, starts, lengths, strict=True)
         }
         tokens = zip(queries, self._tokens(list(queries.values())), strict=True)
-        return {query: best[query] / self._greatest(words) if best[query] else 0.0 for query, words in tokens}
+        return {query: best[query] / self._greatest(words) if best.get(query) else 0.0 for query, words in tokens}
 
     def _greatest(self, words: list[str]) -> float:
         """Σ idf over words."""

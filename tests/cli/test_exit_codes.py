@@ -209,3 +209,19 @@ def test_a_terminal_that_knows_only_ascii(tmp_path: Path, as_json: bool, stream:
         assert json.loads(done.stdout)["dataset"] == "caf\u00e9"
     else:
         assert b"bm25 \\xb7 caf\\xe9" in done.stdout
+
+
+def test_weights_that_cannot_be_written_are_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("lodesmith.recipes.evaluating.evaluate_system", full)
+    monkeypatch.setattr("lodesmith.recipes.systems.Resolver.resolve", full)
+    code, _, err = lode(capsys, "evaluate", "bm25", str(dataset))
+    assert code == 2
+    assert "No space left on device" in err
+    assert "Traceback" not in err

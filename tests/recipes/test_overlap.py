@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import InputError, IntegrityError
 from lodesmith.core.files import read_json
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.core.results import Estimate, Evaluation
 from lodesmith.evaluation.parts import estimates, part
-from lodesmith.recipes.overlap import measured, notes_of, overlap
+from lodesmith.recipes.overlap import measured, notes_of, overlap, saved
 from lodesmith.recipes.pairs import Pairs
 from lodesmith.recipes.train import plan
 
@@ -80,3 +80,10 @@ def test_the_run_tells_it(tmp_path: Path, tiny_model: Path) -> None:
     assert (told["shared"]["queries"], told["new"]["queries"]) == (2, 2)
     assert training.summary["notes"] == notes_of(told)
     assert notes_of(told)[0].split(";")[0] in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", ['{"trained": 1}', '{"trained": "a", "base": "b"}', "3", "[]"])
+def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "overlap.json").write_text(content)
+    with pytest.raises((IntegrityError, InputError), match=r"overlap\.json"):
+        saved(tmp_path / "overlap.json")

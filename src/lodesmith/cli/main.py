@@ -74,7 +74,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         say(f"error: {error}\n{'free the disk' if full else 'check the path'}, or choose another folder")
         return 2
     except Exception as error:
-        code = _usage(error) or (None if debug else _out_of_memory(error))
+        code = _usage(error) or (None if debug else _out_of_memory(error) or _unwritten(error))
         if code is None:
             raise
         return code
@@ -97,6 +97,19 @@ def _out_of_memory(error: Exception) -> int | None:
     if not of_torch and not isinstance(error, MemoryError):
         return None
     say(f"error: not enough memory: {told}\n{_SMALLER}")
+    return 2
+
+
+def _unwritten(error: Exception) -> int | None:
+    """Say that weights could not be written, as on a full disk; None where the error is something else.
+
+    The writer of safetensors has an error of its own, with the system's inside as text.
+    """
+    if type(error).__name__ != "SafetensorError" or "os error" not in str(error):
+        return None
+    say(
+        f"error: weights could not be written: {error}\nfree the disk, or choose another folder; what was saved is kept"
+    )
     return 2
 
 

@@ -103,8 +103,9 @@ def pseudo_queries(
     train = _training(maker, [key for key in order if key not in dev], trained, limit)
     if not train or not dev:
         raise InputError(
-            f"{dataset.name}: {len(order):,} distinct documents are too few or too short to make queries from",
-            "use `bm25+minilm`, which needs no training",
+            f"{dataset.name}: {len(order):,} distinct documents are too few or too short to make queries from (words "
+            "are what stands between spaces)",
+            "fuse without training: `lode evaluate bm25+MODEL`, as `bm25+minilm`",
         )
     queries = {f"dev:{made.kind}:{key}": (key, made) for key, made in dev.items()}
     queries |= {f"train:{made.kind}:{key}": (key, made) for key, made in train}

@@ -14,8 +14,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
-from lodesmith.core.errors import IntegrityError
-from lodesmith.core.files import read_json, sha256_folder, write_json
+from lodesmith.core.files import sha256_folder, write_json
 from lodesmith.core.joined import load_several
 from lodesmith.core.progress import track
 from lodesmith.core.records import Dataset
@@ -23,6 +22,7 @@ from lodesmith.core.registry import find
 from lodesmith.core.run import Run
 from lodesmith.core.tables import Judgements
 from lodesmith.evaluation.measures import parse, score
+from lodesmith.recipes._fusion import fusion_of
 from lodesmith.recipes._run_folder import finished
 from lodesmith.recipes.recipe import AdaptationPlan, AdaptRecipe
 from lodesmith.recipes.run_report import report
@@ -148,12 +148,8 @@ class AdaptTraining(Training):
         held-out pseudo-queries, and how many of these there were by kind."""
         if not finished(self.out):
             return {}
-        fusion = read_json(self.out / "manifest.json").get("fusion")
-        if fusion is None:
-            raise IntegrityError(
-                f"{self.out}: the manifest has no fusion", "restore a copy, or train in another folder"
-            )
-        return {"fusion": fusion}
+        fusion = fusion_of(self.out)
+        return {} if fusion is None else {"fusion": fusion.told}
 
     def _report(self) -> None:
         if self.reported:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lodesmith.core.errors import IntegrityError
+from lodesmith.core.files import read_object
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation, Pair
 from lodesmith.evaluation.compare import compare
 from lodesmith.evaluation.parts import part
 from lodesmith.recipes.pairs import Pairs, document_rows
 
-__all__ = ["Overlap", "measured", "notes_of", "overlap"]
+__all__ = ["Overlap", "measured", "notes_of", "overlap", "saved"]
 
 MEASURE = "nDCG@10"
 
@@ -64,6 +67,23 @@ def measured(evaluations: Sequence[Evaluation], found: Overlap, base: str, train
             "systems": {each.system: asdict(each.measures[MEASURE]) for each in parts},
             "difference": asdict(compare(two, measure=MEASURE, baseline=base).pair(trained, base)),
         }
+    return told
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """What `measured` gave and a run saved.
+
+    Raises:
+        IntegrityError: the file holds something else.
+    """
+    told = read_object(path)
+    try:
+        notes_of(told)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"{path}: not what a run tells of shared documents: {type(error).__name__}: {error}",
+            "delete the file: it is a part of the report",
+        ) from None
     return told
 
 

@@ -83,6 +83,7 @@ class StagePlan(Section):
     min_steps: int = Field(
         0,
         ge=0,
+        le=10_000_000,
         description="where `epochs` make fewer steps, more epochs, until so many, validated `epochs` times in all; 0 "
         "where `epochs` is overridden",
     )
@@ -114,7 +115,10 @@ class EnginePlan(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the forward pass")
     accumulate: int = Field(1, ge=1, description="so many batches make a step; their mean counts")
     processes: int | None = Field(
-        None, ge=1, description="that share each batch; `lode train` launches them; null for as many as torchrun starts"
+        None,
+        ge=1,
+        le=1024,
+        description="that share each batch; `lode train` launches them; null for as many as torchrun starts",
     )
 
 
@@ -187,7 +191,8 @@ class AdaptationPlan(Section):
     @classmethod
     def _without_retired(cls, value: Any) -> Any:
         """Runs of before `evidence` have a setting `pull`, which chose their weight and does nothing afterwards."""
-        return {key: own for key, own in value.items() if key != "pull"} if isinstance(value, dict) else value
+        retired = isinstance(value, dict) and "evidence" not in value
+        return {key: own for key, own in value.items() if key != "pull"} if retired else value
 
 
 class AdaptRecipe(Recipe):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lodesmith.core.errors import InputError, IntegrityError
+from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object, sha256_file
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Encoder, Metric, Retriever
 from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
+from lodesmith.recipes._fusion import Fusion, fusion_of
 from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
@@ -108,33 +109,23 @@ class Resolver:
         """A model; of a run without labels BM25 beside it, fused as training chose."""
         manifest = Path(spelling) / "manifest.json"
         is_run = manifest.is_file() and manifest.with_name("recipe.yaml").is_file()
-        fusion = read_object(manifest).get("fusion") if is_run else None
+        fusion = fusion_of(manifest.parent) if is_run else None
         encoded = self._dense(spelling)
         return encoded if fusion is None else self._beside_bm25(encoded, fusion)
 
-    def _beside_bm25(self, encoded: System, fusion: Mapping[str, float]) -> System:
+    def _beside_bm25(self, encoded: System, fusion: Fusion) -> System:
         from lodesmith.retrieval.bm25 import BM25
         from lodesmith.retrieval.fuse import Standardised, Weight, covered
 
         lexical = self.resolve("bm25")
         words = cast(BM25, lexical.retriever)
-        try:
-            weight, depth = float(fusion["weight"]), int(fusion["depth"])
-            reference = float(fusion.get("reference", 0.0))  # runs of before it was saved weigh all queries alike
-            if not (0 <= weight <= 1 and depth > 0 and 0 <= reference <= 1):
-                raise ValueError(f"weight {weight}, depth {depth}, reference {reference}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(
-                f"the manifest of {encoded.name} says no fusion that can be used: {error}",
-                "restore a copy, or train again",
-            ) from None
 
         def weights(queries: Mapping[str, str], runs: Sequence[Run]) -> Sequence[Weight]:
-            return covered(weight, words.coverage(queries, runs[0]), reference)
+            return covered(fusion.weight, words.coverage(queries, runs[0]), fusion.reference)
 
-        retriever = Standardised((words, encoded.retriever), weights, depth)
+        retriever = Standardised((words, encoded.retriever), weights, fusion.depth)
         found = fused([lexical, encoded], encoded.name)
-        prints = dict(found.fingerprints) | {"fusion": fingerprint(dict(fusion))}
+        prints = dict(found.fingerprints) | {"fusion": fingerprint(dict(fusion.told))}
         return replace(found, retriever=retriever, fingerprints=prints, vectors=encoded.vectors)
 
     def _bm25(self) -> System:

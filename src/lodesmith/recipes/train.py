@@ -24,7 +24,7 @@ from lodesmith.recipes._negatives import with_negatives
 from lodesmith.recipes._run_folder import UNTRAINED, check_processes, enter, finished, others, settled, versions
 from lodesmith.recipes.learners import Learner, learner, way
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.overlap import notes_of
+from lodesmith.recipes.overlap import notes_of, saved
 from lodesmith.recipes.pairs import Pairs, make_pairs
 from lodesmith.recipes.recipe import AdaptRecipe, Component, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import OVERLAP, report
@@ -220,7 +220,7 @@ class Training:
     def summary(self) -> dict[str, Any]:
         """What the run found out beside its events."""
         place = self.out / OVERLAP
-        return {"notes": notes_of(read_json(place))} if place.exists() else {}
+        return {"notes": notes_of(saved(place))} if place.exists() else {}
 
     @property
     def engine_settings(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +21,13 @@ import yaml
 from safetensors.numpy import load_file
 
 from command_line import lode
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.cli.fitting import fitted
+from lodesmith.core.errors import ConfigError, InputError, ResumeError, Terminated
 from lodesmith.recipes import auto
 from lodesmith.recipes._auto_probe import Probe, _at_once, _of_memory
-from lodesmith.recipes.auto import Choice, Machine, choose, written
+from lodesmith.recipes.auto import Choice, Machine, choose, kept, written
+from lodesmith.recipes.launching import Ended, run
+from lodesmith.recipes.train import plan
 from lodesmith.testing import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -39,9 +44,13 @@ def data(tmp_path: Path) -> str:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int | None, int]]]:
-    """Sets a machine up, on which a process takes half a GiB and each text a tenth; what is tried is listed."""
+    """Sets a machine up, on which a process takes half a GiB before the first step, gradients and moments `fixed`, and
+    each text a tenth; what is tried is listed.
+    """
 
-    def made(free: float, *, threads: int = 1, speedup: float = 1.0, **more: Any) -> list[tuple[int | None, int]]:
+    def made(
+        free: float, *, threads: int = 1, speedup: float = 1.0, fixed: int = 0, held: int = 0, **more: Any
+    ) -> list[tuple[int | None, int]]:
         tried: list[tuple[int | None, int]] = []
 
         def probed(
@@ -55,11 +64,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int | N
             texts = 2 * 64 // processes  # both sides of a batch of 64
             at_once = min(chunk or texts, texts)
             before = GIB // 2
-            peak = before + at_once * GIB // 10
+            peak = before + fixed * GIB + at_once * GIB // 10
             if peak * processes > 2 * free * GIB:
                 return None  # the system ended it
             seconds = None if steps == 0 else 10.0 / (speedup if processes > 1 else 1.0)
-            return [Probe(seconds, 3, before, peak, at_once * TOKENS, texts * TOKENS, 100)] * processes
+            return [Probe(seconds, 3, before, peak, at_once * TOKENS, texts * TOKENS, 100, held * GIB)] * processes
 
         monkeypatch.setattr(auto, "_probed", probed)
         monkeypatch.setattr(auto, "_machine", lambda: Machine(int(free * GIB), threads, **more))
@@ -79,13 +88,13 @@ def test_a_batch_that_fits_is_not_cut(data: str, machine: Callable[..., Any], tm
     tried = machine(free=100)
     found = chosen(data, out=tmp_path / "run")
     assert found.overrides == ["stages.0.chunk=null", "engine.processes=1"]
-    assert tried == [(8, 1), (None, 1)]
+    assert tried == [(8, 1), (16, 1), (None, 1)]
     assert "a whole batch takes 13.30 GiB of 70.00 GiB (70% of what is free): no chunk" in found.to_text()
     assert not (tmp_path / "run").exists()
     found.save()
     kept = json.loads((tmp_path / "run" / "auto.json").read_text())
     assert kept["overrides"] == found.overrides
-    assert kept["tried"][1]["measured"][0]["peak"] == pytest.approx(13.3 * GIB, abs=9)
+    assert kept["tried"][-1]["measured"][0]["peak"] == pytest.approx(13.3 * GIB, abs=9)
 
 
 @pytest.mark.parametrize(("free", "chunk"), [(10, 32), (5, 16), (2, 8), (1.2, 2), (0.95, 1)])
@@ -96,6 +105,22 @@ def test_the_largest_chunk_that_fits(free: float, chunk: int, data: str, machine
     assert (None, 1) not in tried  # a batch that is foreseen to be too large is not tried
     assert f"contrast: {chunk} texts at once take {0.5 + chunk / 10:.2f} GiB" in found.to_text()
     assert all(0.5 + (own or 128) / 10 <= 2 * free for own, _ in tried)
+
+
+@pytest.mark.parametrize(("free", "chunk"), [(27, None), (26, 32), (15, 32), (10.3, 16), (9.5, 8)])
+def test_gradients_and_moments_do_not_grow_with_the_chunk(
+    free: float, chunk: int | None, data: str, machine: Callable[..., Any]
+) -> None:
+    tried = machine(free=free, fixed=5)  # 5.5 GiB and a tenth for each of 128 texts: 18.3 GiB for all
+    assert chosen(data).chunks == {0: chunk}
+    assert ((None, 1) in tried) == (chunk is None)
+
+
+def test_what_validating_holds_has_to_fit_too(data: str, machine: Callable[..., Any]) -> None:
+    machine(free=19.1)
+    assert chosen(data).chunks == {0: None}
+    machine(free=19.1, held=1)
+    assert chosen(data).chunks == {0: 32}
 
 
 def test_a_machine_on_which_not_one_text_fits_is_refused(data: str, machine: Callable[..., Any]) -> None:
@@ -154,7 +179,7 @@ def test_each_gpu_has_a_process_and_its_share_of_a_batch(data: str, machine: Cal
     tried = machine(free=10, threads=8, accelerators=4)
     found = chosen(data)
     assert (found.processes, found.chunks) == (4, {0: None})  # 3.7 GiB on each, of 7 GiB
-    assert tried == [(8, 4), (None, 4)]
+    assert tried == [(8, 4), (16, 4), (None, 4)]
     assert found.reasons[-1] == "4 processes: one for each GPU, 4 in all"
     assert chosen(data, "stages.0.batch_size=3").processes == 3
 
@@ -225,6 +250,45 @@ def test_a_resumed_run_keeps_its_choice(
     assert written(tmp_path) is None
 
 
+def test_a_process_that_was_launched_keeps_what_it_is_told(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"data={data}", "stages.0.chunk=4", "engine.processes=2"]
+    begun(tmp_path / "run", settings)
+    (tmp_path / "run" / "auto.json").write_text("{}")
+    alone = fitted("isotropic_full", settings[:1], out=tmp_path / "run", resume=True, auto=False)
+    assert alone is not None
+    assert alone.overrides == ["stages.0.chunk=4", "engine.processes=2"]
+    monkeypatch.setenv("RANK", "1")
+    assert fitted("isotropic_full", settings, out=tmp_path / "run", resume=True, auto=False) is None
+
+
+def begun(out: Path, settings: list[str]) -> None:
+    training = plan("isotropic_full", settings, out=out)
+    out.mkdir(parents=True)
+    (out / "recipe.yaml").write_text(training.recipe.to_yaml())
+    (out / "manifest.json").write_text(json.dumps({"recipe": training.recipe.fingerprint}))
+
+
+def test_a_run_that_is_gone_on_with_is_not_measured(
+    data: str, tmp_path: Path, machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tried = machine(free=5)
+    with pytest.raises(ResumeError, match="there is no run to resume"):
+        choose("isotropic_full", [f"data={data}"], resume=True)
+    begun(tmp_path / "plain", [f"data={data}", "stages.0.chunk=3"])
+    found = choose("isotropic_full", [f"data={data}"], out=tmp_path / "plain", resume=True)
+    assert found.overrides == ["stages.0.chunk=3"]  # begun without --auto
+    assert tried == []
+    first = chosen(data)  # in the folder of its name
+    begun(first.out, [f"data={data}", *first.overrides])
+    first.save()
+    again = kept("isotropic_full", [f"data={data}"])
+    assert again is not None
+    assert (again.out, again.overrides) == (first.out, first.overrides)
+
+
 # ------------------------------------------------------------------------ probes
 
 
@@ -258,6 +322,75 @@ def test_a_real_step_is_measured(data: str, tiny_model: Path) -> None:
         auto._probed("isotropic_full", ("data=nowhere",), 0, 0, 1, Machine(GIB, 1))
 
 
+WORKER = """
+import os, signal, sys, time
+rank, mode, folder = os.environ.get("RANK", "0"), sys.argv[1], sys.argv[2]
+if mode == "wrong":
+    sys.exit(2)
+got = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda n, _: got.append(n))
+if mode == "lost":
+    if rank == "1":
+        sys.stderr.write("only mine")
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.1)
+    while not got:
+        time.sleep(0.02)
+    sys.exit(0)
+open(f"{folder}/ready-{rank}", "w").close()
+while not got:
+    time.sleep(0.02)
+time.sleep(0.3)
+open(f"{folder}/saved-{rank}", "w").write(str([int(n) for n in got]))
+sys.exit(128 + got[0])
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> str:
+    (tmp_path / "worker.py").write_text(WORKER)
+    return str(tmp_path / "worker.py")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_each_process_once(worker: str, tmp_path: Path, number: int) -> None:
+    def ask() -> None:
+        while len(list(tmp_path.glob("ready-*"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=ask, daemon=True).start()
+    ended = run([worker, "wait", str(tmp_path)], 2, 2)
+    assert (ended.code, ended.asked) == (128 + number, number)
+    assert [(tmp_path / f"saved-{rank}").read_text() for rank in "01"] == [f"[{int(number)}]"] * 2
+
+
+def test_what_processes_end_with_comes_back(
+    worker: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lodesmith.recipes.launching.SOON", 0.2)
+    assert run([worker, "wrong", str(tmp_path)], 2, 2) == Ended(2)
+    ended = run([worker, "lost", str(tmp_path)], 2, 2)
+    assert ended == Ended(128 + signal.SIGKILL, "only mine")  # and the first one did not wait for ever
+    assert capfd.readouterr().err == ""
+
+
+def test_a_probe_ends_with_who_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def ask() -> None:
+        while not psutil.Process().children():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Terminated):
+        auto._probed("isotropic_full", ("data=nowhere",), 0, 0, 1, Machine(GIB, 1))
+    assert not list(tmp_path.iterdir())
+    assert not psutil.Process().children()
+
+
 @pytest.mark.slow
 def test_two_processes_are_launched_and_the_recipe_gives_the_same_run(
     capfd: pytest.CaptureFixture[str],
@@ -282,6 +415,18 @@ def test_two_processes_are_launched_and_the_recipe_gives_the_same_run(
     assert code == 0, err
     one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("run", "again"))
     assert all(np.array_equal(one[name], two[name]) for name in one)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    del manifest["model_files"]  # as if its end had been lost
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    resume = ("train", "isotropic_full", *settings, "--resume", "--out", tmp_path / "run")
+    code, _, err = lode(capfd, *resume, "engine.processes=3")
+    assert code == 2
+    assert "with engine.processes=2" in err
+    assert "Traceback" not in err
+    code, _, err = lode(capfd, *resume)
+    assert code == 0, err
+    resumed = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(np.array_equal(one[name], resumed[name]) for name in one)
 
 
 @pytest.mark.slow
@@ -299,7 +444,7 @@ def test_a_launched_training_ends_with_its_launcher(data: str, tiny_model: Path,
             time.sleep(0.2)
         children = psutil.Process(started.pid).children(recursive=True)
         started.send_signal(signal.SIGTERM)
-        assert started.wait(timeout=120) != 0
+        assert started.wait(timeout=120) == 143
     finally:
         started.kill()
     _, alive = psutil.wait_procs(children, timeout=30)

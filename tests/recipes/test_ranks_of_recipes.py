@@ -14,7 +14,7 @@ from ranked_recipes import CASES, begin, refused
 
 import lodesmith as lode
 from lodesmith.core.errors import ConfigError
-from lodesmith.recipes.train import plan
+from lodesmith.recipes.train import Training, plan
 from lodesmith.testing import tiny_dataset
 
 PROGRAM = Path(__file__).with_name("ranked_recipes.py")
@@ -72,11 +72,11 @@ def test_another_number_of_processes_does_not_go_on_with_a_run(
     for rank in "01":
         told = (trained / f"refused-{rank}.txt").read_text()
         assert "was written by 1 process, and 2 processes would go on" in told
-        assert "resume it in one process, without torchrun" in told
+        assert "with engine.processes=1" in told
     monkeypatch.setenv("LODESMITH_CACHE", str(trained / "cache"))
     told = refused("in_batch", world, trained / "begun-by-2")
     assert "was written by 2 processes, and 1 process would go on" in told
-    assert "torchrun --nproc-per-node 2" in told
+    assert "with engine.processes=2" in told
 
 
 @pytest.mark.slow
@@ -88,6 +88,23 @@ def test_a_finished_run_is_left_alone_by_all_processes(trained: Path) -> None:
 def test_one_process_goes_on_with_what_one_began(world: dict[str, str], tmp_path: Path) -> None:
     begin("in_batch", world, tmp_path / "run")
     assert refused("in_batch", world, tmp_path / "run") == "not refused"
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_resume_leaves_the_recipe_of_the_checkpoints_as_it_is(world: dict[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    training = plan("isotropic", {**world, "engine.processes": 2}, out=run)
+    assert isinstance(training, Training)
+    training._begin()
+    begun = (run / "recipe.yaml").read_bytes()
+    (run / "checkpoints" / "step-000000001").mkdir(parents=True)
+    other = plan("isotropic", {**world, "engine.processes": 1}, out=run, resume=True)
+    assert isinstance(other, Training)
+    other._begin()
+    assert (run / "recipe.yaml").read_bytes() == begun
+    (run / "checkpoints" / "step-000000001").rmdir()
+    other._begin()  # before the first of them, the number of processes is free
+    assert b"processes: 1" in (run / "recipe.yaml").read_bytes()
 
 
 @pytest.mark.usefixtures("cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 
 def fitted(recipe: str, overrides: Sequence[str], *, out: Path | None, resume: bool, auto: bool) -> Choice | None:
     """What is chosen for this machine, told on standard error; where it is asked for, or was when the run was begun."""
-    from lodesmith.recipes.auto import choose, written
+    from lodesmith.recipes.auto import choose, kept
 
-    if not auto and not (resume and written(out)):
-        return None
-    with progress():
-        chosen = choose(recipe, overrides, out=out, resume=resume)
-    say(chosen.to_text())
+    chosen = None
+    if auto:
+        with progress():
+            chosen = choose(recipe, overrides, out=out, resume=resume)
+    elif resume and "RANK" not in os.environ:  # a process that was launched has been told
+        chosen = kept(recipe, overrides, out=out)
+    if chosen is not None:
+        say(chosen.to_text())
     return chosen
 
 

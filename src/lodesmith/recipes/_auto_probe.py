@@ -2,7 +2,7 @@
 
 A process of its own, since its peak is then that of these steps alone, and since one that needs too much is ended by
 the system without harm to who asks. `recipes.auto` starts it as `python -m lodesmith.recipes._auto_probe JSON`, or
-under torchrun; each process writes what it measured into a file of its own.
+with the variables of torchrun, in several processes; each process writes what it measured into a file of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lodesmith.core.errors import LodesmithError
 from lodesmith.core.files import write_json
 from lodesmith.core.memory import keep_freed, return_freed
 from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.validating_elsewhere import datasets_of
 
 if TYPE_CHECKING:
     from lodesmith.recipes.train import Training
@@ -66,6 +67,8 @@ class Probe:
         at_once: tokens whose activations are in memory at once, in the largest batch.
         tokens: of all texts in that batch.
         total: steps of the whole stage.
+        held: bytes that validating holds in the memory of this process beside the training: vectors of all documents,
+            twice while they are brought into an index. Of an accelerator's memory they take none.
     """
 
     seconds: float | None
@@ -75,6 +78,12 @@ class Probe:
     at_once: int
     tokens: int
     total: int
+    held: int = 0
+
+    @property
+    def needed(self) -> int:
+        """Bytes that have to be free for a training with its validation, at most."""
+        return self.peak + self.held
 
 
 def file_of(out: Path | str, rank: int) -> Path:
@@ -125,7 +134,19 @@ def _probe(wanted: Wanted) -> Probe:
             engine.read([engine.step([largest], 1e-3)])
         seconds, steps = _timed(engine, batches, wanted.steps)
         peak = _memory(peak=True)
-    return Probe(seconds, steps, before, peak, _at_once(largest, stage.chunk), _tokens(largest), _total(training, made))
+    at_once, tokens = _at_once(largest, stage.chunk), _tokens(largest)
+    return Probe(seconds, steps, before, peak, at_once, tokens, _total(training, made), _held(training, made))
+
+
+def _held(training: Training, made: Any) -> int:
+    """Bytes of the vectors that the first process validates with, of the largest collection; 0 on an accelerator."""
+    import torch
+
+    if made.validate is None or ranks()[0] or torch.cuda.is_available():
+        return 0
+    sizes = [len(training.dataset.documents)] if training.pairs.validation else []
+    sizes += [len(own.documents) for own in datasets_of(training.recipe).values()]
+    return max(sizes) * training.learner.encoder.dimension * 4 * 2
 
 
 def _timed(engine: Any, batches: Sequence[Any], steps: int | None) -> tuple[float | None, int]:

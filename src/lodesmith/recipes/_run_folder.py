@@ -15,10 +15,25 @@ from lodesmith.core.files import locked, read_object
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
-__all__ = ["UNTRAINED", "check_processes", "differences", "enter", "finished", "others", "settled", "versions"]
+__all__ = [
+    "UNTRAINED",
+    "check_processes",
+    "differences",
+    "enter",
+    "finished",
+    "folder_of",
+    "others",
+    "settled",
+    "versions",
+]
 
 UNTRAINED = "untrained"
 """The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
+
+
+def folder_of(recipe: Recipe | WordVectorsRecipe, out: Path | None) -> Path:
+    """The run directory: what is given, or `runs/NAME-HASH`."""
+    return out or Path("runs") / f"{recipe.name}-{recipe.fingerprint[:8]}"
 
 
 def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | str) -> tuple[Path, bool]:
@@ -33,7 +48,7 @@ def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | s
         InputError: it holds a run and `resume` is off.
         ResumeError: its run is of another recipe, or there is none to go on with.
     """
-    out = out or Path("runs") / f"{recipe.name}-{recipe.fingerprint[:8]}"
+    out = folder_of(recipe, out)
     begun = (out / "manifest.json").exists()
     if ranks()[0]:
         return out, begun  # the first process looks after the folder

@@ -16,9 +16,8 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,14 @@ from lodesmith.core.progress import tell
 from lodesmith.recipes import train
 from lodesmith.recipes._auto_probe import Probe, Wanted, file_of
 from lodesmith.recipes._machine import memory
-from lodesmith.recipes.launching import environment, launcher
+from lodesmith.recipes._run_folder import folder_of
+from lodesmith.recipes.launching import run
 from lodesmith.recipes.learners import way
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.recipe import Recipe, load
+from lodesmith.recipes.recipe import Recipe, load_any
+from lodesmith.training.interrupt import Asked
 
-__all__ = ["FILE", "SHARE", "Choice", "choose", "written"]
+__all__ = ["FILE", "SHARE", "Choice", "choose", "kept", "written"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ WORTH = 60.0
 """Seconds that more processes have to save at least: to start them takes some."""
 SMALL = 8
 """Texts of the first chunk that is tried."""
+_WORDS = "word vectors need no launcher: `workers` is theirs to choose"
 
 
 @dataclass(frozen=True)
@@ -112,37 +114,56 @@ def _yaml(value: int | None) -> str:
     return "null" if value is None else str(value)
 
 
-def written(out: Path | None) -> Choice | None:
+def written(out: Path) -> Choice | None:
     """The choice that a run was begun with; None where none was made for it."""
-    if out is None or not (out / FILE).is_file() or not (out / "manifest.json").is_file():
-        return None
-    recipe = load(str(out / "recipe.yaml"))
+    return _begun(out) if (out / FILE).is_file() and (out / "manifest.json").is_file() else None
+
+
+def _begun(out: Path) -> Choice:
+    """How a run was begun, with `--auto` or without."""
+    recipe = load_any(out / "recipe.yaml")
+    if not isinstance(recipe, Recipe):
+        return Choice(out, reasons=(_WORDS,))
     chunks = {number: stage.chunk for number, stage in enumerate(recipe.stages)}
-    return Choice(out, chunks, recipe.engine.processes, (f"{out / FILE}: as this run was begun",))
+    return Choice(out, chunks, recipe.engine.processes, (f"{out / 'recipe.yaml'}: as this run was begun",))
+
+
+def kept(source: str, overrides: Sequence[str] = (), *, out: Path | None = None) -> Choice | None:
+    """The choice that a run which is gone on with was begun with; None where none was made for it, or there is no run.
+
+    Args:
+        source: a shipped recipe's name or a YAML path.
+        overrides: as the run was begun with.
+        out: run directory; `runs/NAME-HASH` of the recipe as it is given where None.
+    """
+    return written(out or folder_of(train.resolved(source, overrides), out))
 
 
 def choose(source: str, overrides: Sequence[str] = (), *, out: Path | None = None, resume: bool = False) -> Choice:
-    """Measure a few real steps and choose; nothing is trained. A run that is gone on with keeps its own choice.
+    """Measure a few real steps and choose; nothing is trained. A run that is gone on with stays as it was begun.
 
     Args:
         source: a shipped recipe's name or a YAML path.
         overrides: `["data=DIR"]`; a chunk or a number of processes among them stays as it is.
         out: run directory; `runs/NAME-HASH` of the recipe as it is given where None.
-        resume: whether a run in `out` is gone on with.
+        resume: whether a run in `out` is gone on with: nothing is measured then.
 
     Raises:
         ConfigError: under torchrun; or a step needs more memory than there is even with the smallest chunk.
         InputError: the data is missing or cannot be trained on, or the run directory holds a run and `resume` is off.
+        ResumeError: there is no run to go on with.
+        Terminated: SIGTERM came.
+        KeyboardInterrupt: SIGINT came.
     """
     if ranks()[1] > 1 or "RANK" in os.environ:
         raise ConfigError("--auto starts the processes itself", "leave torchrun out, or --auto")
-    if resume and (found := written(out)):
-        return found
-    training = train.plan(source, overrides, out=out, resume="auto" if resume else False)
-    if resume and (found := written(training.out)):
-        return found
+    if resume:
+        out = folder_of(train.resolved(source, overrides), out)
+        if (out / "manifest.json").is_file():
+            return _begun(out)
+    training = train.plan(source, overrides, out=out, resume=resume)
     if not isinstance(training, train.Training):
-        return Choice(training.out, reasons=("word vectors need no launcher: `workers` is theirs to choose",))
+        return Choice(training.out, reasons=(_WORDS,))
     if way(training.recipe.encoder) == "vectors":
         return Choice(training.out, reasons=("a frozen base is read from stored vectors: there is nothing to fit",))
     return _Fitting(source, tuple(overrides), training.recipe, _machine()).choice(training.out)
@@ -181,6 +202,10 @@ class _Fitting:
         processes = self._processes(sure)
         return Choice(out, self.chunks, processes, tuple(self.reasons), tuple(self.tried))
 
+    @property
+    def _limit(self) -> int:
+        return self.machine.allowed
+
     def _smallest(self) -> int:
         return min(stage.batch_size for stage in self.recipe.stages)
 
@@ -191,7 +216,7 @@ class _Fitting:
 
         A small chunk is tried first: a batch that is far too large would take the machine down with it.
         """
-        name, limit = self.recipe.stages[number].name, self.machine.allowed
+        name, limit = self.recipe.stages[number].name, self._limit
         chunk = SMALL
         while (small := self._try(number, chunk, processes, steps=0)) is None or self._bytes(small) > limit:
             if chunk == 1:
@@ -201,46 +226,61 @@ class _Fitting:
                     "end other programs, choose a smaller base, shorter texts, or a machine with more memory",
                 )
             chunk = max(1, chunk // 4)
-        slope = self._slope(small)
-        if self._foreseen(small, slope, small[0].tokens) <= limit:
-            whole = self._try(number, None, processes)
-            if whole is not None and self._bytes(whole) <= limit:
-                self.timed[number] = whole
-                self.reasons.append(f"{name}: a whole batch takes {self._share(whole)}: no chunk")
-                return None
-        chunk, fitting = self._larger(number, chunk, small, slope, processes)
-        self.reasons.append(f"{name}: {chunk} texts at once take {self._share(fitting)}, a whole batch would take more")
+        fitting = self._larger(number, chunk, small, processes)
+        if None in fitting:
+            self.reasons.append(f"{name}: a whole batch takes {self._share(fitting[None])}: no chunk")
+            return None
+        chunk = max(own for own in fitting if own)
+        share = self._share(fitting[chunk])
+        self.reasons.append(f"{name}: {chunk} texts at once take {share}, a whole batch would take more")
         return chunk
 
-    def _larger(
-        self, number: int, chunk: int, small: Sequence[Probe], slope: float, processes: int
-    ) -> tuple[int, Sequence[Probe]]:
-        """The largest multiple of a chunk that is foreseen to fit, and fits."""
-        least = small[0].at_once
-        larger = chunk
-        while 2 * larger < self.recipe.stages[number].batch_size and (
-            self._foreseen(small, slope, least * (2 * larger) // chunk) <= self.machine.allowed
-        ):
-            larger *= 2
-        while larger > chunk:
-            found = self._try(number, larger, processes)
-            if found is not None and self._bytes(found) <= self.machine.allowed:
+    def _larger(self, number: int, chunk: int, small: list[Probe], processes: int) -> dict[int | None, list[Probe]]:
+        """What fits, by its chunk, in order: a small one, twice as much, and then as much as is foreseen to fit, until
+        no more does. What a step takes beside its activations is known from two of them, and foreseen anew from the
+        last two.
+        """
+        fitting: dict[int | None, list[Probe]] = {chunk: small}
+        sizes = list(self._sizes(number, chunk))
+        while sizes:
+            last = list(fitting.values())[-2:]
+            if len(last) > 1:
+                sizes = [own for own in sizes if self._foreseen(last, self._tokens(small, chunk, own)) <= self._limit]
+            if not sizes:
+                break
+            tried = sizes[0] if len(last) == 1 else sizes[-1]
+            found = self._try(number, tried, processes, steps=0 if len(last) == 1 and tried else None)
+            place = sizes.index(tried)
+            if found is None or self._bytes(found) > self._limit:
+                sizes = sizes[:place]
+                continue
+            fitting[tried] = found
+            sizes = sizes[place + 1 :]
+            if found[0].seconds is not None:
                 self.timed[number] = found
-                return larger, found
-            larger //= 2
-        return chunk, small
+        return fitting
 
-    def _slope(self, small: Sequence[Probe]) -> float:
-        """Bytes a token, at most: as if all that a small chunk takes were its activations."""
-        return max((own.peak - own.before) / max(1, own.at_once) for own in small)
+    def _sizes(self, number: int, chunk: int) -> Iterator[int | None]:
+        """Chunks that are larger, each twice the one before; at last none."""
+        while (chunk := 2 * chunk) < self.recipe.stages[number].batch_size:
+            yield chunk
+        yield None
 
-    def _foreseen(self, small: Sequence[Probe], slope: float, tokens: int) -> float:
-        each = max(own.before for own in small) + slope * tokens
-        return each if self.machine.accelerators else each * len(small)
+    def _tokens(self, small: Sequence[Probe], chunk: int, larger: int | None) -> int:
+        """Of a larger chunk, at once."""
+        return small[0].tokens if larger is None else small[0].at_once * larger // chunk
+
+    def _foreseen(self, last: Sequence[Sequence[Probe]], tokens: int) -> float:
+        """Bytes with so many tokens at once: along the line through two trials."""
+        each = [
+            b.needed + max(0.0, (b.needed - a.needed) / max(1, b.at_once - a.at_once)) * (tokens - b.at_once)
+            for a, b in zip(last[0], last[1], strict=True)
+        ]
+        return max(each) if self.machine.accelerators else sum(each)
 
     def _bytes(self, probes: Sequence[Probe]) -> int:
         """What has to fit: of each accelerator, or all processes together."""
-        peaks = [own.peak for own in probes]
+        peaks = [own.needed for own in probes]
         return max(peaks) if self.machine.accelerators else sum(peaks)
 
     def _share(self, probes: Sequence[Probe]) -> str:
@@ -322,20 +362,21 @@ def _probed(
 ) -> list[Probe] | None:
     with tempfile.TemporaryDirectory(prefix="lodesmith-auto-") as folder:
         wanted = Wanted(source, overrides, stage, steps, folder)
-        command = [*launcher(processes), "-m", "lodesmith.recipes._auto_probe", json.dumps(asdict(wanted))]
-        shared = environment(processes, machine.threads)
-        done = subprocess.run(command, env=shared, capture_output=True, text=True, errors="replace", check=False)
+        command = ["-m", "lodesmith.recipes._auto_probe", json.dumps(asdict(wanted))]
+        done = run(command, processes, machine.threads, quiet=True)
         files = [file_of(folder, rank) for rank in range(processes)]
         told = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
+    if done.asked is not None:
+        Asked(done.asked).obey()
     for own in told:
         if "error" in own:
             raise InputError(*own["error"])
     if all("probe" in own for own in told):
         return [Probe(**own["probe"]) for own in told]
-    if not any("memory" in own for own in told) and done.returncode != -signal.SIGKILL:
+    if not any("memory" in own for own in told) and done.code != 128 + signal.SIGKILL:
         if processes == 1:
-            raise RuntimeError(f"a trial step failed with {done.returncode}:\n{done.stderr[-2000:]}")
-        _log.warning("%s could not train together: %s", _named(processes), done.stderr[-2000:])
+            raise RuntimeError(f"a trial step failed with {done.code}:\n{done.told[-2000:]}")
+        _log.warning("%s could not train together: %s", _named(processes), done.told[-2000:])
     return None
 
 

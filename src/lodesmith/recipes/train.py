@@ -62,9 +62,23 @@ def plan(
         InputError: the data is missing, or the run directory holds a run and `resume` is off.
         ResumeError: the run in `out` is of another recipe.
     """
-    recipe = load_any(source, overrides)
+    recipe = resolved(source, overrides)
     if isinstance(recipe, WordVectorsRecipe):
         return plan_word_vectors(recipe, out=out, resume=resume, reported=reported)
+    out, begun = enter(recipe, out, resume)
+    return _kind(recipe)(recipe, out, begun, reported and not ranks()[0])
+
+
+def resolved(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe | WordVectorsRecipe:
+    """The recipe of a training, checked, with its data found; of word vectors as it is read.
+
+    Raises:
+        ConfigError: the recipe is wrong.
+        InputError: the data is missing.
+    """
+    recipe = load_any(source, overrides)
+    if isinstance(recipe, WordVectorsRecipe):
+        return recipe
     if recipe.data.path is None or not folders_of(recipe.data.path):
         raise ConfigError("the recipe has no data", "add data=DIR, a dataset folder")
     folders = folders_of(recipe.data.path)
@@ -78,8 +92,7 @@ def plan(
             raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=folder)
     recipe = with_negatives(recipe)
     check_elsewhere(recipe)
-    out, begun = enter(recipe, out, resume)
-    return _kind(recipe)(recipe, out, begun, reported and not ranks()[0])
+    return recipe
 
 
 def _kind(recipe: Recipe) -> type[Training]:
@@ -255,7 +268,8 @@ class Training:
                         "precision on this machine)",
                         "start a new run in another folder",
                     )
-        write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
+        if not self.resume or not any((self.out / "checkpoints").glob("step-*")):
+            write_text(self.out / "recipe.yaml", self.recipe.to_yaml())  # later on it is that of the checkpoints
         if "base" not in self.learner.identity() and not (self.out / UNTRAINED).exists():
             self.learner.save(self.out / UNTRAINED)
         write_json(self.out / "manifest.json", self._manifest())

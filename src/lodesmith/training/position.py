@@ -94,10 +94,10 @@ def check_processes(saved: Mapping[str, Any], engine: Engine, path: Path) -> Non
     before = saved["processes"]
     if before == engine.world:
         return
-    start = "in one process, without torchrun" if before == 1 else f"by torchrun --nproc-per-node {before}"
     raise ResumeError(
         f"{path} was written by {_counted(before)}, and {_counted(engine.world)} would go on",
-        f"resume it {start}; or train anew in another folder",
+        f"resume it by `lode train` with engine.processes={before}, or by torchrun with as many; or train anew in "
+        "another folder",
     )
 
 

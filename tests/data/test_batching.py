@@ -227,3 +227,10 @@ def test_components_whose_products_are_no_normal_numbers_are_zero(resident: int)
     assert torch.equal(rows.take(np.array([0, 1])), expected)
     assert torch.equal(rows.between(0, 2), expected)
     assert values[0, 0] == np.float32(1e-32)
+
+
+def test_with_the_corpus_nothing_is_lost_by_sharing_a_batch() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    pairs = np.array([[0, 0], [0, 1], [0, 2]])
+    assert PairBatches(pairs, vectors, vectors, batch_size=3).collisions > 0
+    assert PairBatches(pairs, vectors, vectors, batch_size=3, corpus=True).collisions == 0

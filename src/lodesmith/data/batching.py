@@ -318,8 +318,9 @@ class PairBatches:
 
     @property
     def collisions(self) -> int:
-        """Examples of the epoch in progress that share a batch with one they should be kept from."""
-        return self._deal().collisions
+        """Examples of the epoch in progress that share a batch with one they should be kept from; none where every
+        document is a negative anyway."""
+        return 0 if self._corpus else self._deal().collisions
 
     def __len__(self) -> int:
         return math.ceil(len(self.pairs) / self.batch_size)

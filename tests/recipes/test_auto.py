@@ -328,6 +328,7 @@ rank, mode, folder = os.environ.get("RANK", "0"), sys.argv[1], sys.argv[2]
 if mode == "wrong":
     sys.exit(2)
 got = []
+signal.alarm(120)  # nobody waits for ever
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda n, _: got.append(n))
 if mode == "lost":
@@ -360,8 +361,14 @@ def test_a_signal_reaches_each_process_once(worker: str, tmp_path: Path, number:
             time.sleep(0.02)
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=ask, daemon=True).start()
-    ended = run([worker, "wait", str(tmp_path)], 2, 2)
+    before = signal.signal(
+        number, signal.default_int_handler
+    )  # a shell starts what it runs in the background deaf to SIGINT
+    try:
+        threading.Thread(target=ask, daemon=True).start()
+        ended = run([worker, "wait", str(tmp_path)], 2, 2)
+    finally:
+        signal.signal(number, before)
     assert (ended.code, ended.asked) == (128 + number, number)
     assert [(tmp_path / f"saved-{rank}").read_text() for rank in "01"] == [f"[{int(number)}]"] * 2
 

@@ -168,6 +168,7 @@ def test_a_cause_in_stop_on_stops_the_run_and_can_be_gone_on_with(
 ) -> None:
     data = tiny_dataset(60).save(tmp_path / "tiny")
     settings = [f"data={data}", f"base={tiny_model}", "stages.0.batch_size=1", "stages.0.epochs=3"]
+    settings.append("stages.0.objective.negatives=batch")
     command = ["train", "isotropic", *settings, "--out", tmp_path / "stopped"]
     code, _, err = lode(capsys, *command, "stop_on=[zero]")
     assert code == 2

@@ -173,6 +173,8 @@ def places(key: str, recipe: Recipe) -> list[str]:
     if not found:
         known = sorted({name for names in sections.values() for name in names} | set(Recipe.model_fields))
         raise ConfigError(f"no setting of the recipe {recipe.name!r} is called {key!r}", did_you_mean(head, known))
+    outer = [place for place in found if ".groups." not in place]
+    found = outer or found  # a stage's own setting comes before that of a group of its parameters
     if len(found) > 1:
         every = {re.sub(r"^stages\.\d+\.", "stages.*.", place) for place in found}
         both = f", or {every.pop()} for all stages" if len(every) == 1 else ""

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import common
+from benchmarks import common, peers
 from lodesmith.core.events import Step
 from lodesmith.core.memory import keep_freed
 from lodesmith.core.records import Dataset
@@ -177,32 +177,15 @@ def train_peer(
     build: Callable[[Vocabulary], Any], vocabulary: Vocabulary, pairs: Pairs, batch: int, epochs: int
 ) -> tuple[float, float]:
     """The same by sentence-transformers' trainer."""
-    from datasets import Dataset as Table
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
-    model = build(vocabulary)
-    queries, documents = (list(side) for side in zip(*pairs, strict=True))
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=batch,
-            learning_rate=1e-3,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        trainer = SentenceTransformerTrainer(
-            model,
-            arguments,
-            train_dataset=Table.from_dict({"anchor": queries, "positive": documents}),
-            loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
-        )
-        metrics = trainer.train().metrics
-        return float(metrics["train_runtime"]), float(metrics["train_loss"])
+    return peers.trained(
+        build(vocabulary),
+        pairs,
+        TEMPERATURE,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch,
+        learning_rate=1e-3,
+        use_cpu=True,
+    )
 
 
 def trained(

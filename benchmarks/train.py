@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import common
+from benchmarks import common, peers
 from benchmarks.towers import Pairs, texts
 from lodesmith.core.events import Step
 from lodesmith.core.memory import keep_freed, return_freed
@@ -127,38 +127,23 @@ def frozen_ours(vectors: list[Vectors], batch: int, epochs: int, *, corpus: bool
 
 def peer(pairs: Pairs, batch: int, epochs: int, precision: str, *, frozen: bool) -> tuple[float, float]:
     """Seconds and mean loss of sentence-transformers' trainer with MultipleNegativesRankingLoss."""
-    from datasets import Dataset as Table
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     torch.manual_seed(0)
     base = TransformerEncoder(MODEL, precision="float32")
     base.model.transformers_model.set_attn_implementation("sdpa")
     model = SentenceTransformer(modules=[*base.model.requires_grad_(not frozen), _identity(Dense, base.dimension)])
-    queries, documents = (list(side) for side in zip(*pairs, strict=True))
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = Arguments(
-            folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=batch,
-            learning_rate=3e-4 if frozen else 2e-5,
-            bf16=precision == "bfloat16",
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-        trainer = SentenceTransformerTrainer(
-            model,
-            arguments,
-            train_dataset=Table.from_dict({"anchor": queries, "positive": documents}),
-            loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
-        )
-        metrics = trainer.train().metrics
-        return float(metrics["train_runtime"]), float(metrics["train_loss"])
+    return peers.trained(
+        model,
+        pairs,
+        TEMPERATURE,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch,
+        learning_rate=3e-4 if frozen else 2e-5,
+        bf16=precision == "bfloat16",
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
 
 
 def _identity(dense: Any, width: int) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +24,6 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError, Terminat
 from lodesmith.recipes import auto
 from lodesmith.recipes._auto_probe import Probe, _at_once, _of_memory
 from lodesmith.recipes.auto import Choice, Machine, choose, kept, written
-from lodesmith.recipes.launching import Ended, run
 from lodesmith.recipes.train import plan
 from lodesmith.testing import tiny_dataset
 
@@ -322,67 +319,6 @@ def test_a_real_step_is_measured(data: str, tiny_model: Path) -> None:
         auto._probed("isotropic_full", ("data=nowhere",), 0, 0, 1, Machine(GIB, 1))
 
 
-WORKER = """
-import os, signal, sys, time
-rank, mode, folder = os.environ.get("RANK", "0"), sys.argv[1], sys.argv[2]
-if mode == "wrong":
-    sys.exit(2)
-got = []
-signal.alarm(120)  # nobody waits for ever
-for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda n, _: got.append(n))
-if mode == "lost":
-    if rank == "1":
-        sys.stderr.write("only mine")
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.1)
-    while not got:
-        time.sleep(0.02)
-    sys.exit(0)
-open(f"{folder}/ready-{rank}", "w").close()
-while not got:
-    time.sleep(0.02)
-time.sleep(0.3)
-open(f"{folder}/saved-{rank}", "w").write(str([int(n) for n in got]))
-sys.exit(128 + got[0])
-"""
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> str:
-    (tmp_path / "worker.py").write_text(WORKER)
-    return str(tmp_path / "worker.py")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_each_process_once(worker: str, tmp_path: Path, number: int) -> None:
-    def ask() -> None:
-        while len(list(tmp_path.glob("ready-*"))) < 2:
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(
-        number, signal.default_int_handler
-    )  # a shell starts what it runs in the background deaf to SIGINT
-    try:
-        threading.Thread(target=ask, daemon=True).start()
-        ended = run([worker, "wait", str(tmp_path)], 2, 2)
-    finally:
-        signal.signal(number, before)
-    assert (ended.code, ended.asked) == (128 + number, number)
-    assert [(tmp_path / f"saved-{rank}").read_text() for rank in "01"] == [f"[{int(number)}]"] * 2
-
-
-def test_what_processes_end_with_comes_back(
-    worker: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lodesmith.recipes.launching.SOON", 0.2)
-    assert run([worker, "wrong", str(tmp_path)], 2, 2) == Ended(2)
-    ended = run([worker, "lost", str(tmp_path)], 2, 2)
-    assert ended == Ended(128 + signal.SIGKILL, "only mine")  # and the first one did not wait for ever
-    assert capfd.readouterr().err == ""
-
-
 def test_a_probe_ends_with_who_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
@@ -439,25 +375,3 @@ def test_two_processes_are_launched_and_the_recipe_gives_the_same_run(
     assert code == 0, err
     resumed = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(np.array_equal(one[name], resumed[name]) for name in one)
-
-
-@pytest.mark.slow
-def test_a_launched_training_ends_with_its_launcher(data: str, tiny_model: Path, tmp_path: Path) -> None:
-    settings = (f"data={data}", f"base={tiny_model}", "stages.0.epochs=500", "data.validation=null")
-    command = [sys.executable, "-m", "lodesmith.cli.main", "train", "isotropic_full", *settings, "engine.processes=2"]
-    started = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run")], env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-    )
-    try:
-        end = time.monotonic() + 240
-        while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
-            assert started.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.2)
-        children = psutil.Process(started.pid).children(recursive=True)
-        started.send_signal(signal.SIGTERM)
-        assert started.wait(timeout=120) == 143
-    finally:
-        started.kill()
-    _, alive = psutil.wait_procs(children, timeout=30)
-    assert not alive

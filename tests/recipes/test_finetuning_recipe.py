@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +10,7 @@ import numpy as np
 import pytest
 import small_runs
 from safetensors.numpy import load_file
-from small_runs import equal, weights
+from small_runs import equal, killed_is_whole, weights
 
 import lodesmith as lode
 from lodesmith.core import events
@@ -121,26 +116,7 @@ def test_stop_then_resume_gives_the_same_bits(dataset: Path, tiny_model: Path, t
 
 @pytest.mark.slow
 def test_kill_then_resume_gives_the_same_bits(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
-    def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _SCRIPT, str(dataset), str(tiny_model), str(out)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-
-    whole = start(tmp_path / "whole")
-    assert whole.communicate()[0].split()[-2] == "Done"
-    killed = start(tmp_path / "killed")
-    assert killed.stdout is not None
-    seen = 0
-    for line in killed.stdout:
-        seen += line.startswith("Checkpoint")
-        if seen == 4:
-            time.sleep(0.02)
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.wait()
-    assert not finished(tmp_path / "killed")
-    assert start(tmp_path / "killed").communicate()[0].startswith("Resumed")
-    assert equal(tmp_path / "whole", tmp_path / "killed")
+    killed_is_whole(_SCRIPT, (str(dataset), str(tiny_model)), tmp_path, checkpoints=4, OMP_NUM_THREADS="1")
 
 
 @pytest.mark.parametrize("objective", ["contrast", "triplet"])

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_runs
 import yaml
-from small_runs import equal
+from small_runs import equal, killed_is_whole
 
 import lodesmith as lode
 from lodesmith.core import events
@@ -111,27 +107,7 @@ for event in plan("isotropic", settings, out=__import__("pathlib").Path(sys.argv
 
 
 def test_kill_in_mid_epoch_then_resume_gives_the_same_bits(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
-    def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _SCRIPT, str(dataset), str(tiny_model), str(out)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    whole = start(tmp_path / "whole")
-    assert whole.communicate()[0].split()[-2] == "Done"
-    killed = start(tmp_path / "killed")
-    assert killed.stdout is not None
-    seen = 0
-    for line in killed.stdout:
-        seen += line.startswith("Checkpoint")
-        if seen == 7:
-            time.sleep(0.02)
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.wait()
-    assert not finished(tmp_path / "killed")
-    resumed = start(tmp_path / "killed")
-    said = resumed.communicate()[0]
-    assert said.startswith("Resumed")
-    assert equal(tmp_path / "whole", tmp_path / "killed")
+    killed_is_whole(_SCRIPT, (str(dataset), str(tiny_model)), tmp_path, checkpoints=7)
 
 
 def test_refusals(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.protocols import Encoder, Side
+from lodesmith.core.protocols import Encoder, Metric, Side
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
     from lodesmith.training.stage import Batches
 
-__all__ = ["BLOCK", "MIXED", "TokenPairs", "encoded", "projected", "settings_of"]
+__all__ = ["BLOCK", "MIXED", "Projected", "TokenPairs", "encoded", "projected", "settings_of"]
 
 BLOCK = 4096
 """Texts encoded at once while validating."""
@@ -57,6 +57,24 @@ def projected(recipe: Recipe, **base: Any) -> IsotropicGaussianEncoder:
     kind = find("encoders", recipe.encoder.use)
     encoder: IsotropicGaussianEncoder = kind(base_model=under, **settings_of(recipe.encoder, recipe))
     return encoder
+
+
+class Projected(ABC):
+    """What is told of a base with a projection, however it is trained."""
+
+    @property
+    @abstractmethod
+    def encoder(self) -> IsotropicGaussianEncoder:
+        """Base and projection."""
+
+    @property
+    def metric(self) -> Metric:
+        """How its vectors are compared."""
+        return self.encoder.metric
+
+    def identity(self) -> dict[str, str]:
+        """The fingerprint of the base as it was before training."""
+        return {"base": self.encoder.base.fingerprint}
 
 
 def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], side: Side) -> Vectors:

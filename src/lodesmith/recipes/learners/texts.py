@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lodesmith.core.progress import tell
-from lodesmith.core.protocols import Metric, Side
+from lodesmith.core.protocols import Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import FastTokenizer, Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
 from lodesmith.recipes.learners._probing import probe_texts, together
-from lodesmith.recipes.learners._shared import BLOCK, TokenPairs, projected
+from lodesmith.recipes.learners._shared import BLOCK, Projected, TokenPairs, projected
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Texts"]
 
 
-class Texts(TokenPairs):
+class Texts(Projected, TokenPairs):
     """A base that is trained with its projection; a `Learner`."""
 
     @cached_property
@@ -44,15 +44,6 @@ class Texts(TokenPairs):
         document = PackedEncoder(self.encoder, "document")
         query = PackedEncoder(self.encoder, "query") if sides_differ(self.encoder.base) else document
         return {"query": query, "document": document}
-
-    @property
-    def metric(self) -> Metric:
-        """How its vectors are compared."""
-        return self.encoder.metric
-
-    def identity(self) -> dict[str, str]:
-        """The fingerprint of the base as it was before training."""
-        return {"base": self.encoder.base.fingerprint}
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """Base and projection as one module; and the predictor where there is one."""

@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lodesmith.core.protocols import Metric
 from lodesmith.core.records import Dataset
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.learners._shared import projected
+from lodesmith.recipes.learners._shared import Projected, projected
 from lodesmith.recipes.pairs import Pairs, distinct_documents, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
 from lodesmith.recipes.text_pairs import TextPairs, pairs_for
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Stored"]
 
 
-class Stored:
+class Stored(Projected):
     """A projection over stored vectors of a frozen base; a `Learner`."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
@@ -39,15 +38,6 @@ class Stored:
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
         return projected(self.recipe)
-
-    @property
-    def metric(self) -> Metric:
-        """How its vectors are compared."""
-        return self.encoder.metric
-
-    def identity(self) -> dict[str, str]:
-        """The base's fingerprint."""
-        return {"base": self.encoder.base.fingerprint}
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """The projection serves both sides; the predictor, where there is one, is the objective's."""

@@ -85,6 +85,41 @@ def test_what_processes_end_with_comes_back(
     assert capfd.readouterr().err == ""
 
 
+WATCHER = """
+import os, sys, time
+from lodesmith.recipes.launching import end_with_launcher
+end_with_launcher()
+assert not [name for name in os.environ if "LAUNCHER" in name]
+open(sys.argv[1] + "/watching-" + os.environ["RANK"] + "-" + str(os.getpid()), "w").close()
+time.sleep(120)
+"""
+
+
+def test_what_was_launched_ends_with_a_launcher_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "watcher.py").write_text(WATCHER)
+    launcher = "import sys; from lodesmith.recipes.launching import run; run(sys.argv[1:], 2, 2)"
+    command = [sys.executable, "-c", launcher, str(tmp_path / "watcher.py"), str(tmp_path)]
+    started = subprocess.Popen(command)
+    while len(found := list(tmp_path.glob("watching-*"))) < 2:
+        assert started.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(path.name.rpartition("-")[2])) for path in found]
+    assert all(worker.is_running() for worker in workers)
+    started.kill()
+    started.wait()
+    end = time.monotonic() + 20
+    while (alive := [worker for worker in workers if _alive(worker)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    for worker in alive:
+        worker.kill()
+    assert not alive
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Whether it runs: nobody may have asked how one whose parent is gone has ended."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.slow
 def test_a_launched_training_ends_with_its_launcher(data: str, tiny_model: Path, tmp_path: Path) -> None:
     settings = (f"data={data}", f"base={tiny_model}", "stages.0.epochs=500", "data.validation=null")

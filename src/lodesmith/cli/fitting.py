@@ -30,8 +30,9 @@ def fitted(recipe: str, overrides: Sequence[str], *, out: Path | None, resume: b
 
 def launched(training: object, recipe: str, overrides: Sequence[str], *, resume: bool, as_json: bool) -> int | None:
     """Train in as many processes as the recipe wants and give their exit code; None where this one is enough."""
-    from lodesmith.recipes.launching import launch, processes_of
+    from lodesmith.recipes.launching import end_with_launcher, launch, processes_of
 
+    end_with_launcher()
     if (processes := processes_of(training)) == 1:
         return None
     out: Path = training.out  # type: ignore[attr-defined]

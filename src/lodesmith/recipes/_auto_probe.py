@@ -93,6 +93,9 @@ def file_of(out: Path | str, rank: int) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Try what is wanted, and write what was measured, or what is wrong."""
+    from lodesmith.recipes.launching import end_with_launcher
+
+    end_with_launcher()
     asked = json.loads(arguments[0])
     wanted = Wanted(**asked | {"overrides": tuple(asked["overrides"])})
     file = file_of(wanted.out, ranks()[0])

@@ -22,14 +22,16 @@ from typing import IO, Any
 
 from lodesmith.recipes import train
 
-__all__ = ["Ended", "environment", "launch", "processes_of", "run"]
+__all__ = ["Ended", "end_with_launcher", "environment", "launch", "processes_of", "run"]
 
 _log = logging.getLogger(__name__)
 
 SOON, GRACE = 1.0, 30.0
 """Seconds after which the others are asked to end when one has failed, and after which they are ended."""
-_OFTEN = 0.05
-"""Seconds between two looks."""
+_OFTEN, _SELDOM = 0.05, 1.0
+"""Seconds between two looks at what was launched, and at who launched."""
+_LAUNCHER = "LODESMITH_LAUNCHER"
+"""Variable with the number of the process that launched this one."""
 _HOST = "127.0.0.1"
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -66,6 +68,22 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     if ended.code and ended.told:
         _log.warning("%s", ended.told)
     return ended.code
+
+
+def end_with_launcher() -> None:
+    """From now on, what was launched asks itself to end, and saves, when its launcher is gone without a word.
+
+    A launcher that is killed can pass nothing on; its processes would train on, unseen, beside a run that is resumed.
+    """
+    launcher = os.environ.pop(_LAUNCHER, None)  # what this process starts is not launched by that one
+
+    def watch() -> None:
+        while os.getppid() == int(launcher or 0):
+            time.sleep(_SELDOM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if launcher is not None and os.name == "posix":  # elsewhere a process keeps its parent's number
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run(command: Sequence[str], processes: int, threads: int, *, quiet: bool = False) -> Ended:
@@ -184,7 +202,7 @@ def _place(rank: int, processes: int, port: int) -> dict[str, str]:
 
 
 def environment(processes: int, threads: int) -> dict[str, str]:
-    """The environment of this process, with its threads shared out."""
+    """The environment of this process for what it launches, with its threads shared out."""
     own = str(max(1, threads // processes))
     limited = [name for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ]
-    return {**os.environ, "OMP_NUM_THREADS": own, **dict.fromkeys(limited, own)}
+    return {**os.environ, _LAUNCHER: str(os.getpid()), "OMP_NUM_THREADS": own, **dict.fromkeys(limited, own)}

@@ -93,9 +93,8 @@ class Contrast(nn.Module):
         if not temperature > 0:
             raise ConfigError(f"the temperature must be above 0, not {temperature}")
         if negatives not in get_args(Negatives):
-            raise ConfigError(
-                f"negatives is {negatives!r}", registry.did_you_mean(negatives, list(get_args(Negatives)))
-            )
+            nearest = registry.did_you_mean(negatives, list(get_args(Negatives)))
+            raise ConfigError(f"negatives is {negatives!r}", f"{nearest}; in a recipe also auto")
         if symmetric and negatives != "batch":
             raise ConfigError("a symmetric loss needs negatives: batch", "set symmetric to false")
         if dimensions and (symmetric or negatives == "corpus" or min(dimensions) < 1):

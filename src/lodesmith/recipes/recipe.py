@@ -13,16 +13,16 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.registry import did_you_mean
+from lodesmith.recipes._spelling import locate, overrides_of, put, read, shipped
 from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.tracking import Name as Tracking
 
 __all__ = ["AdaptRecipe", "Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
 
-FOLDER = Path(__file__).parent
 SHORT = {"data": "data.path"}
 """Overrides that have a shorter spelling than their place in the recipe."""
 
@@ -71,8 +71,10 @@ class StagePlan(Section):
     name: str
     objective: Component
     optim: OptimSettings = OptimSettings()  # type: ignore[call-arg]
-    pairs: Literal["judged", "text"] = Field(
-        "judged", description="judged: the training split's; text: out of the documents alone, as `lode data pairs`"
+    pairs: Literal["judged", "text", "none"] = Field(
+        "judged",
+        description="judged: the training split's; text: out of the documents alone, as `lode data pairs`; none: each "
+        "document and training query by itself, for an objective that mimics a teacher",
     )
     batch_size: int = Field(128, ge=1)
     chunk: int | None = Field(
@@ -152,6 +154,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     data: Data = Data()  # type: ignore[call-arg]
     base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
+    teacher: str | None = Field(None, description="the model that is mimicked, or several with commas, side by side")
     encoder: Component
     document_encoder: Component | None = Field(None, description="the documents' own tower; null: both sides share one")
     vocabulary: VocabularyPlan = VocabularyPlan()  # type: ignore[call-arg]
@@ -162,6 +165,11 @@ class Recipe(Section):
     stop_on: tuple[Cause, ...] = Field(
         (), description="findings that stop the training instead of warning; NaN always does"
     )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The models that are mimicked."""
+        return tuple(name.strip() for name in (self.teacher or "").split(",") if name.strip())
 
     @property
     def fingerprint(self) -> str:
@@ -248,11 +256,6 @@ class WordVectorsRecipe(Section):
         return fingerprint(self.model_dump(mode="json", exclude={"tracking"}))
 
 
-def shipped() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-
-
 _KINDS: Mapping[str, type[Recipe] | type[WordVectorsRecipe]] = {
     "word_vectors": WordVectorsRecipe,
     "adaptation": AdaptRecipe,
@@ -278,15 +281,15 @@ def load_any(source: str | Path, overrides: Sequence[str] | Mapping[str, Any] = 
     Raises:
         ConfigError: a name, key or value is wrong.
     """
-    tree = _read(_locate(str(source)))
+    tree = read(locate(str(source)))
     kind = next((kind for name, kind in _KINDS.items() if name in tree), Recipe)
-    given = {kind.short.get(key, key): value for key, value in _pairs(overrides)}
+    given = {kind.short.get(key, key): value for key, value in overrides_of(overrides)}
     for key, value in given.items():
-        _set(tree, key, value)
+        put(tree, key, value)
     for key in given:  # whoever says how many epochs means so many, whatever the recipe's least number of steps
         least = key.removesuffix(".epochs") + ".min_steps"
         if key.startswith("stages.") and key.endswith(".epochs") and least not in given:
-            _set(tree, least, 0)
+            put(tree, least, 0)
     try:
         found = kind.model_validate(tree)
     except ValidationError as error:
@@ -304,75 +307,6 @@ def _numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _numbers(item, f"{place}.{key}" if place else str(key))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The tree of a recipe, with a name; its settings are not yet looked at."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", path=path) from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise InputError(f"not valid YAML: {error}", path=path, line=None if line is None else line + 1) from None
-    if not isinstance(tree, dict):
-        raise InputError("a recipe must be a mapping", "see `lode recipes isotropic`", path=path)
-    return {"name": path.stem} | tree
-
-
-def _locate(source: str) -> Path:
-    if source.endswith((".yaml", ".yml")) or "/" in source:
-        if not Path(source).is_file():
-            raise InputError("no such recipe file", "`lode recipes` lists the shipped ones", path=source)
-        return Path(source)
-    known = shipped()
-    if source not in known:
-        raise ConfigError(f"no recipe is called {source!r}", did_you_mean(source, list(known)))
-    return known[source]
-
-
-def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        return list(overrides.items())
-    pairs = []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{text!r} is not an override", "write key=value, such as stages.0.optim.lr=1e-4")
-        pairs.append((key, _value(value)))
-    return pairs
-
-
-def _value(text: str) -> Any:
-    try:
-        return float(text) if _is_exponent(text) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _is_exponent(text: str) -> bool:
-    """YAML 1.1 reads 1e-4 as a string; people mean a number."""
-    mantissa, e, exponent = text.lower().partition("e")
-    return bool(e) and mantissa.replace(".", "", 1).lstrip("+-").isdigit() and exponent.lstrip("+-").isdigit()
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    place: Any = tree
-    for depth, part in enumerate(parents):
-        place = place[_position(place, part, key)] if isinstance(place, list) else place.setdefault(part, {})
-        if not isinstance(place, dict | list):
-            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} has no settings below it", "shorten the key")
-    if isinstance(place, list):
-        place[_position(place, last, key)] = value
-    else:
-        place[last] = value
-
-
-def _position(place: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(f"{key}: {part!r} is no position in a list of {len(place)}", f"use 0 to {len(place) - 1}")
-    return int(part)
 
 
 def _explained(error: ValidationError, kind: type[Section]) -> ConfigError:

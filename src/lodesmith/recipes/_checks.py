@@ -1,0 +1,132 @@
+"""Every name and setting of a recipe against what they name, before anything is loaded or built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from lodesmith.core.errors import ConfigError
+from lodesmith.core.registry import check_arguments, check_types, find
+from lodesmith.evaluation.measures import parse
+from lodesmith.recipes.learners import way
+from lodesmith.recipes.recipe import AdaptRecipe, Component, Recipe, StagePlan
+from lodesmith.training import tracking
+
+__all__ = ["check_components"]
+
+
+def check_components(recipe: Recipe) -> None:
+    """Every name and setting of the recipe, before anything is loaded or built."""
+    tracking.check(recipe.tracking)
+    if isinstance(recipe, AdaptRecipe) and recipe.encoder.settings.get("kind") != "residual_linear":
+        raise ConfigError("encoder.kind: without labels only a residual may be trained", "set it to residual_linear")
+    if isinstance(recipe, AdaptRecipe):
+        _check_unlabelled(recipe)
+    _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
+    if recipe.document_encoder is not None:
+        _check_pair(recipe.encoder, recipe.document_encoder)
+        _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
+    for number, stage in enumerate(recipe.stages):
+        supplied = ("encoder", "document_encoder", "known", "predictor")
+        _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
+        parse(stage.monitor)
+        if stage.pool and way(recipe.encoder) != "vectors":
+            raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
+        if stage.objective.settings.get("negatives") == "corpus":
+            _check_corpus(recipe, stage, f"stages.{number}")
+        if stage.objective.settings.get("negatives") in ("own", "mined"):
+            _check_mined(recipe, stage, f"stages.{number}")
+        prediction = stage.objective.settings.get("prediction") or {}
+        if prediction.get("weight") or prediction.get("begin"):
+            _check_predictor(recipe.encoder, f"stages.{number}")
+
+
+def _check_unlabelled(recipe: Recipe) -> None:
+    """Pseudo-queries have splits of their own, and what is held out chooses strength and weight."""
+    if recipe.encoder.settings.get("freeze_base", True) is not True:
+        raise ConfigError("encoder.freeze_base: without labels only a frozen base is adapted", "set it to true")
+    for name, only in (("train", "train"), ("validation", "dev"), ("negatives", None)):
+        if getattr(recipe.data, name) != only:
+            raise ConfigError(
+                f"data.{name}: the pseudo-queries of adapt are split by themselves", f"leave it at {only or 'null'}"
+            )
+
+
+def _check_corpus(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """All documents as negatives: only where none has to be encoded again at each step."""
+    if way(recipe.encoder) != "vectors":
+        raise ConfigError(
+            f"{place}.objective.negatives: corpus compares each query with every document at each step, which only "
+            "stored vectors of a frozen base allow; this recipe would encode every text again",
+            "set it to batch, or train over a frozen base",
+        )
+    if stage.pool:
+        raise ConfigError(f"{place}.pool: {stage.pool} documents of the pool are in the corpus anyway", "set it to 0")
+
+
+def _check_mined(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """An objective over mined negatives alone learns nothing from batches that hold none."""
+    kind = stage.objective.settings["negatives"]
+    if kind == "own" and stage.pool:
+        return
+    if stage.pairs == "text":
+        raise ConfigError(
+            f"{place}.objective.negatives: {kind} needs mined negatives, and pairs of texts have none",
+            "leave it out, or set pairs to judged",
+        )
+    if recipe.data.negatives is None:
+        raise ConfigError(
+            f"{place}.objective.negatives: {kind} needs mined negatives, and data.negatives names none",
+            "mine them (`lode data mine DIR --with bm25`) and set data.negatives=negatives",
+        )
+
+
+def _check_predictor(encoder: Component, place: str) -> None:
+    """A prediction needs an encoder that has a predictor."""
+    if not encoder.settings.get("predictor"):
+        raise ConfigError(f"{place}.objective.prediction: there is no predictor", "set encoder.predictor to true")
+
+
+def _from_tokens(component: Component) -> bool:
+    return getattr(find("encoders", component.use), "trained_on", "vectors") == "tokens"
+
+
+def _check_pair(query: Component, document: Component) -> None:
+    """Separate towers: both have to be trained from token ids."""
+    for component in (query, document):
+        if not _from_tokens(component):
+            raise ConfigError(
+                f"document_encoder: {component.use!r} has no tower of its own for each side",
+                "choose bag or rnn for both sides, or leave document_encoder out",
+            )
+
+
+def _check_component(family: str, component: Component, label: str, supplied: tuple[str, ...]) -> None:
+    found = find(family, component.use)
+    check_arguments(found, component.settings, label, supplied)
+    check_types(found, component.settings, label, _misfit)
+
+
+def _misfit(annotation: Any, value: Any) -> str:
+    """What pydantic says of a value under an annotation; nothing where it cannot judge."""
+    try:
+        read = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        return _reread(value, read)  # the component gets it as it stands
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    except PydanticUserError:
+        return ""
+    return ""
+
+
+def _reread(value: Any, read: Any) -> str:
+    """What is wrong with a value that only passes as a number or a switch because it was read as one."""
+    if isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        return next(filter(None, map(_reread, value, read)), "")
+    if not isinstance(read, bool | int | float) or not isinstance(value, str | bool) or type(value) is type(read):
+        return ""
+    kind = type(read).__name__
+    if isinstance(value, str):
+        return f"Input should be a {kind}, not a text: write it without quotes"
+    return f"Input should be a {kind}, not {str(value).lower()}"

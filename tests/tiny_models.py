@@ -25,14 +25,17 @@ TEXTS = [
 """Texts of many lengths, with a duplicate, an empty one, unknown words, and one beyond the tiny maximum length."""
 
 
-def build(folder: Path, kind: str = "bert", *, pooling: str = "mean", dense: int | None = None, **model: Any) -> Path:
-    """Write a random model with two layers of width 32 into a folder.
+def build(
+    folder: Path, kind: str = "bert", *, pooling: str = "mean", dense: int | None = None, layers: int = 2, **model: Any
+) -> Path:
+    """Write a random model with a few layers of width 32 into a folder.
 
     Args:
         folder: where.
         kind: bert, modernbert, roberta, mpnet, qwen or gemma.
         pooling: of sentence-transformers.
         dense: width of a dense layer after the pooling.
+        layers: of the transformer.
         model: further arguments of `SentenceTransformer`, such as prompts.
     """
     import torch
@@ -42,7 +45,7 @@ def build(folder: Path, kind: str = "bert", *, pooling: str = "mean", dense: int
 
     torch.manual_seed(0)
     raw = folder.with_name(folder.name + "-raw")
-    _transformer(kind).save_pretrained(raw)
+    _transformer(kind, layers).save_pretrained(raw)
     _tokenizer().save_pretrained(raw)
     transformer = Transformer(str(raw), max_seq_length=96)
     modules: list[Any] = [transformer, Pooling(32, pooling_mode=pooling)]
@@ -53,10 +56,10 @@ def build(folder: Path, kind: str = "bert", *, pooling: str = "mean", dense: int
     return folder
 
 
-def _transformer(kind: str) -> Any:
+def _transformer(kind: str, layers: int) -> Any:
     import transformers as t
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    shape = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
     shape |= {"vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 128, "pad_token_id": 0}
     shape |= {"initializer_range": 0.5}  # large enough that attention matters
     if kind == "bert":

@@ -17,6 +17,7 @@ from lodesmith.encoders import (
     IsotropicGaussianEncoder,
     Passages,
     Recurrent,
+    StudentModelWithProjection,
     TowerPair,
     TransformerEncoder,
     Vocabulary,
@@ -25,6 +26,12 @@ from lodesmith.testing import HashEncoder
 from tiny_models import TEXTS, WORDS
 
 VOCABULARY = Vocabulary.build([" ".join(WORDS)] * 2)
+
+
+def _whole(folder: Path) -> TransformerEncoder:
+    return TransformerEncoder(tiny_models.build(folder), precision="float32")
+
+
 MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "hash": lambda folder: HashEncoder(),
     "transformer": lambda folder: TransformerEncoder(tiny_models.build(folder)),
@@ -35,6 +42,8 @@ MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "rnn": lambda folder: Recurrent(VOCABULARY, words=8, hidden=6, max_length=90),
     "rnn, pair": lambda folder: TowerPair(Bag(VOCABULARY, 6), Recurrent(VOCABULARY, 6, cell="lstm", pooling="last")),
     "projected": lambda folder: IsotropicGaussianEncoder(7, TransformerEncoder(tiny_models.build(folder))),
+    "student": lambda folder: StudentModelWithProjection(7, _whole(folder)),
+    "student, alone": lambda folder: StudentModelWithProjection(base_model=_whole(folder)),
 }
 
 

@@ -15,7 +15,17 @@ from torch.nn.functional import embedding_bag
 from tower_worlds import TEXTS, VOCABULARY, flip, packed, sentence_vectors, word_lists
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
-from lodesmith.encoders import Bag, TowerPair, TransformerEncoder, VectorCache, Vocabulary, encode_to, load_tower
+from lodesmith.encoders import (
+    Bag,
+    Recurrent,
+    TowerPair,
+    TransformerEncoder,
+    VectorCache,
+    Vocabulary,
+    encode_to,
+    load_tower,
+    teacher_rows,
+)
 from lodesmith.encoders._gather import gather_sum
 from lodesmith.encoders.bag import Weights
 from lodesmith.encoders.word_vectors import WordVectors
@@ -208,6 +218,28 @@ def test_rows_distilled_from_a_transformer(tiny_encoder: TransformerEncoder) -> 
         Bag(vocabulary, 10, init=tiny_encoder)
     with pytest.raises(InputError, match="gives no 64"):
         Bag(vocabulary, 64, init=tiny_encoder)
+
+
+def test_rows_from_a_teacher(tiny_encoder: TransformerEncoder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = Vocabulary.build(["cat dog owl bee whale the likes fears moon zebra"], min_count=1)
+    rows = teacher_rows(tiny_encoder, vocabulary.words[2:])
+    assert rows.values.shape == (10, 32)
+    assert rows.info["model"] == tiny_encoder.fingerprint
+    tower = Bag(vocabulary, 32, init=rows)
+    assert (tower.embedding.weight[:2] == 0).all()
+    words = list(vocabulary.words[2:])
+    np.testing.assert_allclose(tower.encode(words).values, tiny_encoder.encode(words).values, atol=1e-6)
+    mean = tiny_encoder.encode(["cat", "moon"]).values.mean(0)
+    np.testing.assert_allclose(tower.encode(["cat moon"]).values[0], mean, atol=1e-6)
+    # A folder and the name in a recipe begin with the same rows, and no word is encoded twice.
+    folder = rows.save(cache / "rows")
+    monkeypatch.setattr(TransformerEncoder, "encode", None)
+    for init in (folder, f"teacher:{tiny_encoder.source}"):
+        assert torch.equal(Bag(vocabulary, 32, init=init).embedding.weight, tower.embedding.weight)
+    words_of = Recurrent(vocabulary, words=32, hidden=4, init=rows).embedding.weight
+    assert torch.equal(words_of[2:], tower.embedding.weight[2:])
+    with pytest.raises(InputError, match="32 dimensions, the embedding 16"):
+        Bag(vocabulary, 16, init=f"teacher:{tiny_encoder.source}")
 
 
 # ----------------------------------------------------------------------- encoding

@@ -17,7 +17,7 @@ from lodesmith.encoders import IsotropicGaussianEncoder, ProjectionLayer, Transf
 from lodesmith.encoders.projected import Kind
 from tiny_models import TEXTS
 
-KINDS: list[Kind] = ["mlp", "linear", "residual_linear"]
+KINDS: list[Kind] = ["mlp", "linear", "residual_linear", "none"]
 
 
 def trained(base: TransformerEncoder, kind: Kind, output: int | None = None) -> IsotropicGaussianEncoder:
@@ -50,6 +50,7 @@ def test_a_residual_begins_as_the_identity() -> None:
     ("settings", "message"),
     [
         ({"input": 6, "output": 3, "kind": "residual_linear"}, "equal dimensions, not 6 → 3"),
+        ({"input": 6, "output": 3, "kind": "none"}, "without a projection there are equal dimensions, not 6 → 3"),
         ({"input": 6, "output": 3, "kind": "cubic"}, "no projection is called 'cubic'"),
         ({"input": 6, "output": 0}, "is empty"),
     ],
@@ -59,11 +60,42 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, int], message:
         ProjectionLayer(**settings)  # type: ignore[arg-type]
 
 
+def test_a_normed_mlp_has_its_norm_after_gelu() -> None:
+    layer = ProjectionLayer(6, 3, norm=True)
+    assert [type(module).__name__ for module in layer.layers] == ["Linear", "GELU", "LayerNorm", "Dropout", "Linear"]
+    first, last = layer.layers[0], layer.layers[4]
+    x = torch.randn(4, 6)
+    hidden = torch.nn.functional.gelu(first(x))
+    hidden = (hidden - hidden.mean(1, keepdim=True)) / (hidden.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(layer.eval()(x), last(hidden))
+    assert layer.affine() is None
+    # The linear layers are drawn as without a norm.
+    torch.manual_seed(0)
+    without = ProjectionLayer(6, 3).state_dict()
+    torch.manual_seed(0)
+    drawn = ProjectionLayer(6, 3, norm=True).state_dict()
+    assert torch.equal(without["layers.3.weight"], drawn["layers.4.weight"])
+    assert list(without) == ["layers.0.weight", "layers.0.bias", "layers.3.weight", "layers.3.bias"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "residual_linear"])
+def test_the_norm_is_that_of_an_mlp(kind: Kind) -> None:
+    assert [type(module).__name__ for module in ProjectionLayer(6, 6, kind=kind, norm=True).layers] == ["Linear"]
+
+
+def test_no_projection_is_the_identity_without_parameters() -> None:
+    layer, x = ProjectionLayer(6, 6, kind="none"), torch.randn(4, 6)
+    assert layer(x) is x
+    assert list(layer.parameters()) == layer.stock_modules() == []
+
+
+@pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stock_modules_compute_the_same(kind: Kind, bias: bool) -> None:
-    layer = ProjectionLayer(6, 6, kind=kind, bias=bias).eval()
-    assert any(name.endswith("bias") for name in layer.state_dict()) == bias
+def test_stock_modules_compute_the_same(kind: Kind, bias: bool, norm: bool) -> None:
+    layer = ProjectionLayer(6, 6, kind=kind, bias=bias, norm=norm).eval()
+    linears = [module for module in layer.layers if isinstance(module, torch.nn.Linear)]
+    assert all((module.bias is not None) == bias for module in linears)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -72,7 +104,7 @@ def test_stock_modules_compute_the_same(kind: Kind, bias: bool) -> None:
     for module in layer.stock_modules():
         assert type(module).__module__.startswith("sentence_transformers.")
         features = module(features)
-    torch.testing.assert_close(features["sentence_embedding"], layer(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features["sentence_embedding"], layer(x), atol=1e-6, rtol=1e-6)
     if found := layer.affine():
         torch.testing.assert_close(layer(x), x @ found[0].T + found[1])
 
@@ -182,6 +214,22 @@ def test_what_is_saved_loads_as_an_encoder(tiny_encoder: TransformerEncoder, tmp
     assert loaded.packed
     assert loaded.metric == "cosine"
     np.testing.assert_allclose(loaded.encode(TEXTS).values, encoder.encode(TEXTS).values, atol=2e-6)
+
+
+def test_a_norm_comes_back_from_its_folder(tiny_encoder: TransformerEncoder, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    torch.manual_seed(1)
+    encoder = IsotropicGaussianEncoder(48, tiny_encoder, norm=True).eval()
+    with torch.no_grad():
+        for parameter in encoder.projection.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    folder = encoder.save(tmp_path / "model")
+    saved = load_file(folder / "4_LayerNorm" / "model.safetensors")
+    assert torch.equal(saved["norm.weight"], encoder.projection.layers[2].weight)
+    assert torch.equal(saved["norm.bias"], encoder.projection.layers[2].bias)
+    expected = encoder.encode(TEXTS).values
+    np.testing.assert_allclose(load_encoder(folder).encode(TEXTS).values, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_saving_replaces_whole_folders_and_writes_no_pickles(tiny_encoder: TransformerEncoder, tmp_path: Path) -> None:

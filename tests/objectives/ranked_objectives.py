@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from taught_batches import Taught
 from torch import nn
 from toy_towers import Bag
 
@@ -21,6 +22,7 @@ from lodesmith.data.batching import PairBatches
 from lodesmith.data.text_batches import TextBatches
 from lodesmith.data.tokens import PlainTokenizer, TokenStore
 from lodesmith.objectives.contrast import Contrast
+from lodesmith.objectives.mimic import Mimic
 from lodesmith.objectives.triplet import Triplet
 from lodesmith.training import OptimSettings, Stage, fit
 from lodesmith.training.engine import TorchEngine
@@ -40,6 +42,11 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "spread": (Contrast, {"covariance": {"weight": 0.5}, "gor": {"weight": 1.0}, "uniformity": {"weight": 0.2}}),
     "sigreg": (Contrast, {"negatives": "own", "sigreg": RAMP, "predictor": True}),
     "regular": (Triplet, {"similarity": "euclidean", "sigreg": RAMP, "gor": {"weight": 1.0}, "predictor": True}),
+    "mimic": (Mimic, dict.fromkeys(("infonce", "mse", "cosine", "kl", "margin_mse", "relational", "relative"), 1.0)),
+    "mimic own": (
+        Mimic,
+        {"negatives": "own", "kl": 1.0, "mse": {"weight": 0.3, "begin": 0.1, "steps": 4}, "dimensions": (3,)},
+    ),
     "active": (Triplet, {"negatives": "batch_all", "active_only": True, "margin": 0.02}),
 }
 FEEDS = ("rows", "pool", "texts", "corpus")
@@ -72,7 +79,10 @@ def losses(case: str, feed: str, shared: bool, shard: tuple[int, int], folder: P
     settings = settings | ({"predictor": nn.Linear(6, 6)} if "predictor" in settings else {})
     objective = kind(*towers, known=np.array([[0, 1], [3, 4]]), **settings)
     optim = OptimSettings(lr=0.05, clip=1.0, schedule="constant", warmup=0)
-    plan = Stage(name="s", objective=objective, batches=batches(feed, shard, folder), optim=optim, steps=STEPS)
+    given = batches(feed, shard, folder)
+    if kind is Mimic:
+        given = Taught(given, *torch.randn(2, PAIRS, 6, generator=torch.Generator().manual_seed(4)))
+    plan = Stage(name="s", objective=objective, batches=given, optim=optim, steps=STEPS)
     happened = fit([plan], engine=TorchEngine(seed=3, device="cpu"), log_every=1)
     return [dict(event.terms) for event in happened if isinstance(event, events.Step)]
 

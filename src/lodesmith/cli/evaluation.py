@@ -13,10 +13,15 @@ from lodesmith.cli.index import PASSAGES
 from lodesmith.core.errors import InputError
 
 if TYPE_CHECKING:
+    from lodesmith.recipes.compressing import Compressed
     from lodesmith.reports.paper_tables import PaperTable
 
 MARKDOWN = "table for a paper to write, a row a dataset and their average, as Markdown"
 LATEX = "the same as LaTeX (booktabs)"
+CODEC = (
+    "measure the vectors in fewer bytes too: float16, int8, binary:rescore=4, pq:m=48, matryoshka:m=128,then=int8; "
+    "give it several times for a table of quality against bytes (--out and --run are folders then)"
+)
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
@@ -32,6 +37,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     split: Annotated[str, typer.Option(help="which judgements")] = "test",
     measures: Annotated[str, typer.Option(help="more measures, such as nDCG@20,R@50")] = "",
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
+    codec: Annotated[list[str] | None, typer.Option(metavar="NAME[:SETTING=VALUE,…]", help=CODEC)] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="evaluation file to write (with several datasets a folder; what is finished there is kept)"),
@@ -52,6 +58,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     _distinct(out, run, markdown, latex)
     _writable(markdown, latex)
     extra = [name for name in measures.split(",") if name]
+    if codec:
+        from lodesmith.recipes.compressing import compressed_datasets
+
+        with progress():
+            kept = compressed_datasets(
+                system, datasets, codec, split=split, measures=extra, out=out, run=run, passages=passages
+            )
+        _show_codecs(as_json, kept, markdown, latex)
+        return
     with progress():
         found = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
     if found.kept:
@@ -94,6 +109,21 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
         if path is not None:
             say(f"wrote {path}")
     show(as_json, comparison.to_json(), comparison_text(evaluations, comparison))
+
+
+def _show_codecs(as_json: bool, found: Compressed, markdown: Path | None, latex: Path | None) -> None:
+    """The table of codecs, on the screen and where asked."""
+    from lodesmith.core.files import write_text
+    from lodesmith.reports.codec_table import codec_table
+    from lodesmith.reports.tables import to_latex, to_markdown, to_text
+
+    table = codec_table(found.evaluations, found.comparison)
+    for path, render in ((markdown, to_markdown), (latex, to_latex)):
+        if path is not None:
+            write_text(path, render(table))
+            say(f"wrote {path}")
+    value = {"evaluations": [each.to_json() for each in found.evaluations], "comparison": found.comparison.to_json()}
+    show(as_json, value, to_text(table))
 
 
 def _write_tables(table: PaperTable, markdown: Path | None, latex: Path | None) -> None:

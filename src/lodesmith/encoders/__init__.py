@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lodesmith.encoders._pair import TowerPair, load_tower
+    from lodesmith.encoders._teacher_rows import teacher_rows
+    from lodesmith.encoders._truncated import truncate
     from lodesmith.encoders._words import Vocabulary
     from lodesmith.encoders.bag import Bag
     from lodesmith.encoders.corpus import VectorCache, encode_to
     from lodesmith.encoders.projected import IsotropicGaussianEncoder, ProjectionLayer
     from lodesmith.encoders.rnn import Recurrent
+    from lodesmith.encoders.student import StudentModelWithProjection
     from lodesmith.encoders.transformer import Passages, TransformerEncoder, load_encoder
     from lodesmith.encoders.word_vectors import (
         WordVectors,
@@ -26,6 +29,7 @@ _HOMES = {
     "Passages": "transformer",
     "ProjectionLayer": "projected",
     "Recurrent": "rnn",
+    "StudentModelWithProjection": "student",
     "TowerPair": "_pair",
     "TransformerEncoder": "transformer",
     "VectorCache": "corpus",
@@ -35,7 +39,9 @@ _HOMES = {
     "load_encoder": "transformer",
     "load_tower": "_pair",
     "read_word_vectors": "word_vectors",
+    "teacher_rows": "_teacher_rows",
     "train_word_vectors": "word_vectors",
+    "truncate": "_truncated",
     "write_word_vectors": "word_vectors",
 }
 
@@ -45,6 +51,7 @@ __all__ = [
     "Passages",
     "ProjectionLayer",
     "Recurrent",
+    "StudentModelWithProjection",
     "TowerPair",
     "TransformerEncoder",
     "VectorCache",
@@ -54,7 +61,9 @@ __all__ = [
     "load_encoder",
     "load_tower",
     "read_word_vectors",
+    "teacher_rows",
     "train_word_vectors",
+    "truncate",
     "write_word_vectors",
 ]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
     from lodesmith.encoders.transformer import TransformerEncoder
 
-__all__ = ["PackedEncoder", "Tuning", "merged", "sides_differ", "tune"]
+__all__ = ["PackedEncoder", "Tuning", "layers_of", "merged", "sides_differ", "tune"]
 
 _LORA = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "layers": "target_modules"}
 """Our names of the settings of low-rank adapters, and those of peft."""
@@ -90,7 +90,7 @@ def _set_dropout(model: nn.Module, share: float) -> None:
 
 def _freeze(transformer: Any, count: int) -> None:
     """The embeddings and the first layers."""
-    layers = _layers(transformer)
+    layers = layers_of(transformer)
     if not 0 < count <= len(layers):
         raise ConfigError(f"freeze_layers is {count}, and the base has {len(layers)} layers", "choose fewer")
     for name, parameter in transformer.named_parameters():
@@ -100,13 +100,19 @@ def _freeze(transformer: Any, count: int) -> None:
         layer.requires_grad_(False)
 
 
-def _layers(transformer: Any) -> nn.ModuleList:
-    """The blocks, one on top of the other."""
+def layers_of(transformer: Any) -> nn.ModuleList:
+    """The blocks of a transformer, one on top of the other.
+
+    Raises:
+        ConfigError: they are not found.
+    """
     wanted = getattr(transformer.config, "num_hidden_layers", None)
     for module in transformer.modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return module
-    raise ConfigError(f"the layers of {type(transformer).__name__} are not where they are looked for", "freeze none")
+    raise ConfigError(
+        f"the layers of {type(transformer).__name__} are not where they are looked for", "use all, freeze none"
+    )
 
 
 def _freeze_unused(base: TransformerEncoder) -> None:

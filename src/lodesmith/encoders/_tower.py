@@ -25,6 +25,7 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._cores import budget_of, each_on_one_core
 from lodesmith.encoders._packing import batches
 from lodesmith.encoders._reading import clean
+from lodesmith.encoders._teacher_rows import teacher_rows
 from lodesmith.encoders._words import PAD, UNKNOWN, Tokenised, Vocabulary, WordTokenizer
 from lodesmith.encoders.transformer import TransformerEncoder
 from lodesmith.encoders.word_vectors import WordVectors, coverage, read_word_vectors
@@ -38,7 +39,7 @@ _LITTLE = 0.5
 
 Init = str | Path | WordVectors | TransformerEncoder
 """Where the rows of an embedding begin: `normal`, `uniform`, a file or folder of word vectors, such vectors, or a
-transformer that is asked for each word; `distil:MODEL` names one."""
+transformer that is asked for each word; `distil:MODEL` names one. `teacher:MODEL` keeps its vectors as they are."""
 
 
 class Tower(nn.Module):
@@ -131,10 +132,18 @@ def first_rows(vocabulary: Vocabulary, dimension: int, init: Init, scale: float)
         )
         rows = _distilled(vocabulary, dimension, teacher) * scale
     else:
-        vectors = init if isinstance(init, WordVectors) else read_word_vectors(str(init), only=vocabulary.ids)
-        rows = _from_vectors(vocabulary, dimension, vectors) * scale
+        rows = _from_vectors(vocabulary, dimension, _given(init, vocabulary)) * scale
     rows[: UNKNOWN + 1] = 0
     return rows
+
+
+def _given(init: str | Path | WordVectors, vocabulary: Vocabulary) -> WordVectors:
+    if isinstance(init, WordVectors):
+        return init
+    if str(init).startswith("teacher:"):
+        teacher = TransformerEncoder(str(init).removeprefix("teacher:"))
+        return teacher_rows(teacher, vocabulary.words[UNKNOWN + 1 :])
+    return read_word_vectors(str(init), only=vocabulary.ids)
 
 
 def _from_vectors(vocabulary: Vocabulary, dimension: int, vectors: WordVectors) -> Tensor:

@@ -22,7 +22,7 @@ from lodesmith.encoders.transformer import TransformerEncoder
 
 __all__ = ["IsotropicGaussianEncoder", "Kind", "ProjectionLayer"]
 
-Kind = Literal["mlp", "linear", "residual_linear"]
+Kind = Literal["mlp", "linear", "residual_linear", "none"]
 
 _BLOCK = 65_536
 """Rows projected at once."""
@@ -31,8 +31,13 @@ _BLOCK = 65_536
 class ProjectionLayer(nn.Module):
     """Vectors [n, input] → [n, output].
 
-    Kinds: `mlp` is Linear(input, hidden), GELU, dropout, Linear(hidden, output); `linear` is one layer; and
-    `residual_linear` is x + Wx + b, which begins as the identity: training starts from the base model's quality.
+    Kinds: `mlp` is Linear(input, hidden), GELU, dropout, Linear(hidden, output); `linear` is one layer;
+    `residual_linear` is x + Wx + b, which begins as the identity: training starts from the base model's quality; and
+    `none` is the identity itself, without parameters.
+
+    With `norm` an `mlp` is Linear, GELU, LayerNorm(hidden), dropout, Linear: in this order sentence-transformers' own
+    modules, Dense with GELU, LayerNorm and Dense, hold it exactly. From a student of 768 dimensions to a teacher's
+    3,584 it is 768 → 1,536 → 3,584.
 
     Args:
         input: dimension of the base vectors.
@@ -41,6 +46,7 @@ class ProjectionLayer(nn.Module):
         dropout: of `mlp`, while training.
         kind: see above.
         bias: learn the vectors b too. They move all vectors alike, to where the training texts are.
+        norm: of `mlp`, bring the hidden values of each vector to mean 0 and variance 1 before the second layer.
 
     Raises:
         ConfigError: the kind is unknown, or the dimensions do not fit it.
@@ -55,24 +61,28 @@ class ProjectionLayer(nn.Module):
         kind: Kind = "mlp",
         *,
         bias: bool = True,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         if min(input, output, hidden or 1) < 1:
             raise ConfigError(f"a projection {input} → {hidden or 2 * input} → {output} is empty", "use at least 1")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {dropout}")
-        if kind == "residual_linear" and input != output:
-            raise ConfigError(f"a residual needs equal dimensions, not {input} → {output}", "use kind linear or mlp")
+        if kind in ("residual_linear", "none") and input != output:
+            what = "a residual needs" if kind == "residual_linear" else "without a projection there are"
+            raise ConfigError(f"{what} equal dimensions, not {input} → {output}", "use kind linear or mlp")
         self.kind, self.input, self.output = kind, input, output
         if kind == "mlp":
             width = hidden or 2 * input
-            self.layers = nn.Sequential(
-                nn.Linear(input, width, bias), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, output, bias)
-            )
+            normed = [nn.LayerNorm(width)] if norm else []
+            first, last = nn.Linear(input, width, bias), nn.Linear(width, output, bias)
+            self.layers = nn.Sequential(first, nn.GELU(), *normed, nn.Dropout(dropout), last)
         elif kind in ("linear", "residual_linear"):
             self.layers = nn.Sequential(nn.Linear(input, output, bias))
+        elif kind == "none":
+            self.layers = nn.Sequential()
         else:
-            raise ConfigError(f"no projection is called {kind!r}", "choose mlp, linear or residual_linear")
+            raise ConfigError(f"no projection is called {kind!r}", "choose mlp, linear, residual_linear or none")
         if kind == "residual_linear":
             for parameter in self.layers.parameters():
                 nn.init.zeros_(parameter)
@@ -84,6 +94,8 @@ class ProjectionLayer(nn.Module):
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
         """A [output, input] and b [output] where the layer is x → Ax + b; None for `mlp`."""
+        if self.kind == "none":
+            return torch.eye(self.input), torch.zeros(self.output)
         layer = self.layers[0]
         if self.kind == "mlp" or not isinstance(layer, nn.Linear):
             return None
@@ -91,10 +103,15 @@ class ProjectionLayer(nn.Module):
         return layer.weight + added, layer.weight.new_zeros(self.output) if layer.bias is None else layer.bias
 
     def stock_modules(self) -> list[nn.Module]:
-        """The same function, without dropout, in sentence-transformers' own `Dense` modules; weights are copied."""
-        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        activations: list[Any] = [nn.GELU() if self.kind == "mlp" else nn.Identity(), nn.Identity()]
-        return [_dense(layer, act, self._added(layer)) for layer, act in zip(linears, activations, strict=False)]
+        """The same function, without dropout, in sentence-transformers' own modules; weights are copied."""
+        made: list[nn.Module] = []
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                activation = nn.GELU() if self.kind == "mlp" and not made else nn.Identity()
+                made.append(_dense(layer, activation, self._added(layer)))
+            elif isinstance(layer, nn.LayerNorm):
+                made.append(_layer_norm(layer))
+        return made
 
     def _added(self, layer: nn.Linear) -> Tensor | float:
         """x + Wx + b = (I + W)x + b."""
@@ -109,6 +126,14 @@ def _dense(layer: nn.Linear, activation: nn.Module, added: Tensor | float) -> nn
     bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().float()
     dense.load_state_dict({"linear.weight": weight + added, "linear.bias": bias.clone()})
     return dense
+
+
+def _layer_norm(layer: nn.LayerNorm) -> nn.Module:
+    from sentence_transformers.sentence_transformer.modules import LayerNorm
+
+    norm: nn.Module = LayerNorm(layer.normalized_shape[0])
+    norm.load_state_dict({f"norm.{name}": tensor.detach().cpu().float() for name, tensor in layer.state_dict().items()})
+    return norm
 
 
 def _predictor(dimension: int) -> nn.Module:
@@ -136,6 +161,7 @@ class IsotropicGaussianEncoder(nn.Module):
         hidden: of the `ProjectionLayer`.
         dropout: of the `ProjectionLayer`.
         bias: of the `ProjectionLayer`.
+        norm: of the `ProjectionLayer`.
         metric: how the results are compared; None for the base's way.
         predictor: train beside them a `predictor` of document vectors from query vectors, for an objective that has a
             prediction (LeJEPA, arXiv 2511.08544). It is no part of the encoder, and not saved.
@@ -158,6 +184,7 @@ class IsotropicGaussianEncoder(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.1,
         bias: bool = True,
+        norm: bool = False,
         metric: Metric | None = None,
         predictor: bool = False,
     ) -> None:
@@ -175,7 +202,7 @@ class IsotropicGaussianEncoder(nn.Module):
         elif how != Tuning():
             raise ConfigError("the base is frozen, and settings say how it trains", "set freeze_base to false")
         width = base_model.dimension
-        projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind, bias=bias)
+        projection = ProjectionLayer(width, output_dim or width, hidden, dropout, kind, bias=bias, norm=norm)
         self.projection = projection.to(base_model.device)
         self.metric: Metric = metric or base_model.metric
         # Drawn last: the projection begins the same with it and without.
@@ -255,6 +282,10 @@ class IsotropicGaussianEncoder(nn.Module):
         `SentenceTransformer(folder)` gives the same vectors without this package; `load_encoder(folder)` gives them
         fast. The folder takes the place of one that is there, whole or not at all.
         """
+        return self._write(folder, self.projection.stock_modules(), self.metric, self._card())
+
+    def _write(self, folder: Path | str, added: Sequence[nn.Module], metric: Metric, card: str) -> Path:
+        """Write a model folder of the base and what is added to it."""
         from sentence_transformers import SentenceTransformer
 
         if self.base.model.truncate_dim is not None:
@@ -262,15 +293,15 @@ class IsotropicGaussianEncoder(nn.Module):
         rounded = self.base.precision != "float32"
         base = load_model(self.base.folder, "cpu") if rounded else merged(self.base_module)
         model = SentenceTransformer(
-            modules=[*base, *self.projection.stock_modules()],
+            modules=[*base, *added],
             device=str(self.base.device),
             prompts=dict(self.base.reader.prompts),
-            similarity_fn_name=self.metric,
+            similarity_fn_name=metric,
         )
         model.max_seq_length = max(self.base.reader.limits.values())
         with atomic_folder(folder) as new, quiet():
             model.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
-            write_text(new / "README.md", self._card())
+            write_text(new / "README.md", card)
         return Path(folder)
 
     def _card(self) -> str:

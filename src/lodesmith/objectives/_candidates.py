@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lodesmith.core import registry
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.protocols import Metric
 from lodesmith.objectives._known import Known
 from lodesmith.objectives._parts import Encoded, encode_batch
@@ -132,6 +133,17 @@ class Comparison:
         with torch.autocast(kind, enabled=False):
             return self._compared(queries, documents)
 
+    def beginnings(self, queries: Any, documents: Any, dimensions: Sequence[int]) -> Iterator[torch.Tensor]:
+        """The scores [n, m] of the vectors' first components, for each number of them.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        for number in dimensions:
+            if number > queries.shape[1]:
+                raise ConfigError(f"vectors of {queries.shape[1]} dimensions have no first {number}", "choose fewer")
+            yield self.score(queries[:, :number], documents[:, :number])
+
     def _compared(self, queries: Any, documents: Any) -> torch.Tensor:
         if isinstance(documents, torch.Tensor) and not (len(queries) and len(documents)):
             return cast(torch.Tensor, queries @ documents.T)  # no scores, but part of the graph, and no mean of nothing
@@ -166,6 +178,24 @@ def wide(vectors: Any) -> Any:
     return vectors.float() if narrow else vectors
 
 
+def own_candidates(batch: Mapping[str, Any], scored: Scored) -> int:
+    """How many a row has in its positive, the places of what was mined for it, and the pool."""
+    places = batch["negative_ids"] if "negative_ids" in batch else batch.get("negatives")
+    pool = scored.encoded.pool
+    return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else len(pool))
+
+
+def gathered(encoded: Encoded, ranks: Ranks) -> Any:
+    """What the columns have, in their order: the documents and what was mined for all rows, then the pool, which is
+    the same on each rank, and stays."""
+    found = [ranks.gather(encoded.documents)]
+    if encoded.negatives is not None:
+        found.append(ranks.gather(encoded.negatives, 1))
+    if encoded.pool is not None:
+        found.append(encoded.pool)
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
 def _ids(batch: Mapping[str, Any], name: str, like: torch.Tensor) -> torch.Tensor:
     """The ids [n], or unknown ones."""
     if name in batch:
@@ -174,22 +204,18 @@ def _ids(batch: Mapping[str, Any], name: str, like: torch.Tensor) -> torch.Tenso
 
 
 def _columns(batch: Mapping[str, Any], encoded: Encoded, rows: torch.Tensor, ranks: Ranks) -> Columns:
-    """The candidates of all ranks; the pool is the same on each of them, and stays."""
+    """The candidates of all ranks."""
     every = ranks.gather(rows)
-    vectors, ids = [ranks.gather(encoded.documents)], [every[:, 0]]
+    ids = [every[:, 0]]
     owners = [torch.arange(len(every), device=rows.device)]
     if encoded.negatives is not None:
         mined = ranks.gather(_mined(batch, encoded.negatives, len(rows), ranks.first), 1)
-        vectors.append(ranks.gather(encoded.negatives, 1))
         ids.append(mined[:, 0])
         owners.append(mined[:, 1])
     if encoded.pool is not None:
-        vectors.append(encoded.pool)
         ids.append(_ids(batch, "pool_ids", encoded.pool))
         owners.append(torch.full((len(encoded.pool),), -1, dtype=torch.int64, device=rows.device))
-    if len(vectors) == 1:
-        return Columns(vectors[0], ids[0], owners[0], every[:, 1])
-    return Columns(torch.cat(vectors), torch.cat(ids), torch.cat(owners), every[:, 1])
+    return Columns(gathered(encoded, ranks), torch.cat(ids), torch.cat(owners), every[:, 1])
 
 
 def _mined(batch: Mapping[str, Any], negatives: torch.Tensor, n: int, first: int) -> torch.Tensor:

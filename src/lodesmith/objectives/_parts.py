@@ -35,22 +35,25 @@ class Encoded:
     pool: Any = None
 
 
-def encode_batch(batch: Mapping[str, Any], encoder: nn.Module, document_encoder: nn.Module | None = None) -> Encoded:
+def encode_batch(
+    batch: Mapping[str, Any], encoder: nn.Module, document_encoder: nn.Module | None = None, *, paired: bool = True
+) -> Encoded:
     """Every part of a batch in as few calls as there are encoders.
 
     Args:
         batch: `queries`, `documents` and, where there are such, `negatives` and `pool`.
         encoder: of both sides, or of the queries where the documents have their own.
         document_encoder: the documents' own.
+        paired: each query has a document.
 
     Raises:
-        InputError: queries and documents are not the same number.
+        InputError: they are paired, and not the same number.
     """
     found = {name: batch[name] for name in ("documents", "negatives", "pool") if name in batch}
     if isinstance(found.get("negatives"), torch.Tensor):
         found["negatives"] = found["negatives"].flatten(0, 1)
     queries = batch["queries"]
-    if count(queries) != count(found["documents"]):
+    if paired and count(queries) != count(found["documents"]):
         raise InputError(f"a batch has {count(queries)} queries but {count(found['documents'])} documents")
     if document_encoder is None:
         asked, *others = encode(encoder, [queries, *found.values()])

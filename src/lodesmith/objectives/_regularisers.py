@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 import torch
@@ -95,7 +96,7 @@ class Term:
         """
         loss: Loss = registry.find("losses", name)
         arguments = [key for key in inspect.signature(loss).parameters if key not in SUPPLIED]
-        shared = _parsed(_Settings, name, given, arguments)
+        shared = parsed(_Settings, name, given, arguments)
         term = Term(loss, shared, shared.of, {key: value for key, value in given.items() if key in arguments})
         try:
             term.value(torch.eye(2), seed=0, step=0)
@@ -132,7 +133,7 @@ class Term:
         return self.loss(vectors, **self.own, **{key: value for key, value in supplied.items() if key in taken})
 
 
-def _parsed(kind: type[Kind], name: str, given: Mapping[str, Any], more: Collection[str] = ()) -> Kind:
+def parsed(kind: type[Kind], name: str, given: Mapping[str, Any], more: Collection[str] = ()) -> Kind:
     """The settings that all terms have.
 
     Raises:
@@ -152,12 +153,12 @@ def _parsed(kind: type[Kind], name: str, given: Mapping[str, Any], more: Collect
         raise ConfigError(f"{place}: {first['msg']}") from None
 
 
-def _checks(name: str) -> AfterValidator:
-    """So that a recipe's settings are checked before anything is loaded."""
+def checks(name: str, read: Callable[[str, Any], object]) -> AfterValidator:
+    """So that a recipe's settings, which `read` refuses by a ConfigError, are checked before anything is loaded."""
 
-    def check(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def check(given: Any) -> Any:
         try:
-            _parsed(Ramp, name, given) if name == PREDICTION else Term.read(name, given)
+            read(name, given)
         except ConfigError as error:
             said = error.what.removeprefix(name).lstrip(":. ")
             said = f"{said}, {error.do}" if error.do else said
@@ -165,6 +166,10 @@ def _checks(name: str) -> AfterValidator:
         return given
 
     return AfterValidator(check)
+
+
+def _checks(name: str) -> AfterValidator:
+    return checks(name, partial(parsed, Ramp) if name == PREDICTION else Term.read)
 
 
 SigregSettings = Annotated[Mapping[str, Any], _checks("sigreg")]
@@ -219,7 +224,7 @@ class Regularisers(nn.Module):
         self.terms = {name: replace(t, of=t.of or default) for name, t in found.items() if not t.ramp.off}
         self.ramps = {name: term.ramp for name, term in self.terms.items()}
         prediction, predictor = given.get("prediction"), given.get("predictor") is not None
-        predicted = _parsed(Ramp, PREDICTION, {"weight": 1.0} if prediction is None else prediction)
+        predicted = parsed(Ramp, PREDICTION, {"weight": 1.0} if prediction is None else prediction)
         self.lacking = not predictor and prediction is not None and not predicted.off
         self.predicts = predictor and not predicted.off
         if self.predicts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
@@ -16,7 +16,7 @@ from lodesmith.core import registry
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Metric
 from lodesmith.losses.infonce import infonce
-from lodesmith.objectives._candidates import Comparison, Scored, wide
+from lodesmith.objectives._candidates import Comparison, Scored, own_candidates, wide
 from lodesmith.objectives._corpus import Blocks, Corpus, Struck, log_sums
 from lodesmith.objectives._evidence import Sample
 from lodesmith.objectives._regularisers import Beside, Regularisers
@@ -151,20 +151,13 @@ class Contrast(nn.Module):
         apart = self.symmetric and scored.ranks.world > 1
         loss = infonce(scored.scores, scored.labels, mask, self.temperature, self.symmetric and not apart)
         if self.dimensions:
-            every = [infonce(s, scored.labels, mask, self.temperature) for s in self._of_beginnings(scored)]
+            cut = self._compare.beginnings(scored.encoded.queries, scored.columns.vectors, self.dimensions)
+            every = [infonce(scores, scored.labels, mask, self.temperature) for scores in cut]
             loss = torch.stack([loss, *every]).mean()
         if apart:
             scores, back = self._compare.backwards(scored)
             loss = (loss + infonce(scores, scored.labels, back, self.temperature)) / 2
         return loss
-
-    def _of_beginnings(self, scored: Scored) -> Iterator[torch.Tensor]:
-        """The scores [n, m] of the vectors' first components, for each of `dimensions`."""
-        queries, documents = scored.encoded.queries, scored.columns.vectors
-        for number in self.dimensions:
-            if number > queries.shape[1]:
-                raise ConfigError(f"vectors of {queries.shape[1]} dimensions have no first {number}", "choose fewer")
-            yield self._compare.score(queries[:, :number], documents[:, :number])
 
     def _against_corpus(self, batch: Mapping[str, Any], scored: Scored) -> torch.Tensor:
         """Mean over rows of −log softmax at the positive, among all documents but other positives of the query."""
@@ -184,9 +177,7 @@ class Contrast(nn.Module):
             return scored.scores.shape[1]
         if self.negatives == "corpus":
             return len(_corpus_of(batch).ids)
-        places = batch["negative_ids"] if "negative_ids" in batch else batch.get("negatives")
-        pool = scored.encoded.pool
-        return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else len(pool))
+        return own_candidates(batch, scored)
 
 
 def _corpus_of(batch: Mapping[str, Any]) -> Corpus:

@@ -27,6 +27,13 @@ def check_components(recipe: Recipe) -> None:
     if recipe.document_encoder is not None:
         _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
+    if recipe.teachers and way(recipe.encoder) == "vectors":
+        raise ConfigError(
+            "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
+            "set encoder.freeze_base to false, or choose student, bag or rnn",
+        )
+    if recipe.encoder.settings.get("init") == "teacher" and not recipe.teachers:
+        raise ConfigError("encoder.init: teacher, and the recipe has none", "add teacher=MODEL")
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
@@ -37,6 +44,7 @@ def check_components(recipe: Recipe) -> None:
             _check_corpus(recipe, stage, f"stages.{number}")
         if stage.objective.settings.get("negatives") in ("own", "mined"):
             _check_mined(recipe, stage, f"stages.{number}")
+        _check_taught(recipe, stage, f"stages.{number}")
         prediction = stage.objective.settings.get("prediction") or {}
         if prediction.get("weight") or prediction.get("begin"):
             _check_predictor(recipe.encoder, f"stages.{number}")
@@ -79,6 +87,25 @@ def _check_mined(recipe: Recipe, stage: StagePlan, place: str) -> None:
         raise ConfigError(
             f"{place}.objective.negatives: {kind} needs mined negatives, and data.negatives names none",
             "mine them (`lode data mine DIR --with bm25`) and set data.negatives=negatives",
+        )
+
+
+def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """What mimics a teacher needs one, and an encoder that reads texts; single texts teach nothing else."""
+    kind = find("objectives", stage.objective.use)
+    if getattr(kind, "taught", False):
+        if not recipe.teachers:
+            raise ConfigError(f"{place}.objective: {stage.objective.use} mimics a teacher", "add teacher=MODEL")
+        compares = [name for name in getattr(kind, "comparing", ()) if stage.objective.settings.get(name)]
+        if stage.pairs == "none" and compares:
+            raise ConfigError(
+                f"{place}.objective.{compares[0]}: it compares queries with documents, and pairs: none has none",
+                "leave it out, or set pairs to judged or text",
+            )
+    elif stage.pairs == "none":
+        raise ConfigError(
+            f"{place}.pairs: none is for an objective that mimics a teacher, not for {stage.objective.use}",
+            "set pairs to judged or text",
         )
 
 

@@ -16,6 +16,8 @@ from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
 __all__ = [
+    "STUDENT",
+    "TEACHER",
     "UNTRAINED",
     "check_processes",
     "differences",
@@ -28,7 +30,12 @@ __all__ = [
 ]
 
 UNTRAINED = "untrained"
-"""The folder of a run that keeps a model trained from scratch as it was drawn: a baseline."""
+"""The folder of a run that keeps a model trained from scratch as it was drawn, or a student as it was before it had
+learned anything: a baseline."""
+STUDENT = "model_student"
+"""The folder of a run that has a student without the projection to its teacher's space."""
+TEACHER = "teacher.json"
+"""Who is mimicked, and how much of its vectors the student's dimensions can hold."""
 
 
 def folder_of(recipe: Recipe | WordVectorsRecipe, out: Path | None) -> Path:

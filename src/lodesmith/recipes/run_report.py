@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lodesmith.core.files import write_json, write_text
+from lodesmith.core.files import sha256_folder, write_json, write_text
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
-from lodesmith.recipes._run_folder import UNTRAINED
+from lodesmith.recipes._run_folder import STUDENT, UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.geometry import geometry_of
 from lodesmith.recipes.overlap import measured, notes_of, overlap
-from lodesmith.recipes.recipe import AdaptRecipe, Recipe
+from lodesmith.recipes.recipe import AdaptRecipe, Recipe, WordVectorsRecipe
 from lodesmith.recipes.systems import Resolver, renamed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     from_scratch = (out / UNTRAINED).is_dir()
     before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / UNTRAINED)
     base = Path(before).name
-    spellings = {"random": "random", "bm25": "bm25", base: before, recipe.name: str(out)}
+    spellings = {"random": "random", "bm25": "bm25", **_taught(recipe, out), base: before, recipe.name: str(out)}
     results = []
     for name, spelling in spellings.items():
         system = renamed(resolver.resolve(spelling), name)
@@ -63,6 +63,15 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     title = f"{recipe.name} on {dataset.name}"
     write_text(out / "report.html", render(title, results, comparison, notes=notes, geometry=geometry))
     return results
+
+
+def _taught(recipe: Recipe | WordVectorsRecipe, out: Path) -> dict[str, str]:
+    """The teachers, and the student in its own dimension where its projection gives another."""
+    if not isinstance(recipe, Recipe) or not recipe.teachers:
+        return {}
+    found = {Path(name).name: name for name in recipe.teachers}
+    same = sha256_folder(out / STUDENT) == sha256_folder(out / "model")
+    return found if same else {**found, f"{recipe.name}-student": str(out / STUDENT)}
 
 
 def _shared(training: Training | WordVectorsTraining, results: list[Evaluation], base: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,24 @@ from lodesmith.core.registry import find, parameters
 from lodesmith.recipes._checks import check_components
 from lodesmith.recipes._data_identity import check_data, data_identity
 from lodesmith.recipes._negatives import with_negatives
-from lodesmith.recipes._run_folder import UNTRAINED, check_processes, enter, finished, others, settled, versions
+from lodesmith.recipes._run_folder import (
+    STUDENT,
+    TEACHER,
+    UNTRAINED,
+    check_processes,
+    enter,
+    finished,
+    others,
+    settled,
+    versions,
+)
 from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.overlap import notes_of, saved
 from lodesmith.recipes.pairs import Pairs, make_pairs
 from lodesmith.recipes.recipe import AdaptRecipe, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import OVERLAP, report
+from lodesmith.recipes.targets import Ceiling
 from lodesmith.recipes.validating import Validating
 from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
 from lodesmith.recipes.word_vectors import WordVectorsTraining
@@ -115,7 +126,12 @@ class Training:
     def summary(self) -> dict[str, Any]:
         """What the run found out beside its events."""
         place = self.out / OVERLAP
-        return {"notes": notes_of(saved(place))} if place.exists() else {}
+        notes: list[str] = []
+        if self.recipe.teachers and (self.out / TEACHER).exists():
+            notes = [Ceiling(**read_json(self.out / TEACHER)["ceiling"]).to_text()]
+        if place.exists():
+            notes += notes_of(saved(place))
+        return {"notes": notes} if notes else {}
 
     @property
     def engine_settings(self) -> dict[str, Any]:
@@ -152,8 +168,13 @@ class Training:
                     )
         if not self.resume or not any((self.out / "checkpoints").glob("step-*")):
             write_text(self.out / "recipe.yaml", self.recipe.to_yaml())  # later on it is that of the checkpoints
-        if "base" not in self.learner.identity() and not (self.out / UNTRAINED).exists():
-            self.learner.save(self.out / UNTRAINED)
+        if not (self.out / UNTRAINED).exists():
+            if self.recipe.teachers:
+                self.learner.save_student(self.out / UNTRAINED)
+                told = {"teachers": self.recipe.teachers, "ceiling": asdict(self.learner.ceiling())}
+                write_json(self.out / TEACHER, told)
+            elif "base" not in self.learner.identity():
+                self.learner.save(self.out / UNTRAINED)
         write_json(self.out / "manifest.json", self._manifest())
 
     def _check_data(self) -> None:
@@ -200,7 +221,11 @@ class Training:
 
     def _finish(self) -> None:
         self.learner.save(self.out / "model")
-        write_json(self.out / "manifest.json", self._manifest() | {"model_files": sha256_folder(self.out / "model")})
+        files = {"model_files": sha256_folder(self.out / "model")}
+        if self.recipe.teachers:
+            self.learner.save_student(self.out / STUDENT)
+            files["student_files"] = sha256_folder(self.out / STUDENT)
+        write_json(self.out / "manifest.json", self._manifest() | files)
 
     # what the stages are made of
 
@@ -265,7 +290,8 @@ def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     pairs, accumulate = training.pairs, training.recipe.engine.accumulate
     texts = any(s.pairs == "text" for s in training.recipe.stages)
     made = {"text_pairs": len(training.learner.text_pairs.pairs)} if texts else {}
-    numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0)}
+    alone = len(training.dataset.documents) + len(pairs.queries)
+    numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0), "none": alone}
     counted = [(s, -(-numbers[s.pairs] // s.batch_size)) for s in training.recipe.stages]
     return {
         "recipe": training.recipe.name,

@@ -15,6 +15,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes._geometry_sample import GeometrySample
+from lodesmith.recipes._teacher_sample import TeacherSample
 from lodesmith.recipes.learners import Learner
 from lodesmith.recipes.pairs import Pairs, distinct_documents, validation_pairs
 from lodesmith.recipes.recipe import Recipe, StagePlan
@@ -46,13 +47,15 @@ class Validating:
 
     def __call__(self) -> Mapping[str, float]:
         """Each of `MEASURES` and of the stages' monitors by exact search, and `loss` where the stage's objective needs
-        no more than queries and their documents, or all of them; and the geometry of some of the vectors."""
+        no more than queries and their documents, or all of them; and the geometry of some of the vectors, with their
+        cosine to the teacher's."""
         drop, judgements = self.dataset.drop_same_id, self.pairs.validation
         names = dict.fromkeys([*MEASURES, *(stage.monitor for stage in self.recipe.stages)])
         documents, queries = self.learner.documents(), self.learner.queries(self._texts)
         beside = {} if self._objective is None else {LOSS: self._loss(queries.values, documents.values)}
         if self.recipe.evaluation.geometry:
-            told = self._sample(queries.values, documents.values)
+            told = dict(self._sample(queries.values, documents.values))
+            told |= self._beside_teacher(queries.values, documents.values)
             beside |= {f"{GEOMETRY}{name}": value for name, value in told.items()}
         index = find("indexes", "flat")(metric=self.learner.metric)
         index.add(documents)
@@ -60,6 +63,17 @@ class Validating:
         run = index.search(queries, 100 + drop)
         measures = score(run, judgements, [parse(name) for name in names], drop_same_id=drop).means
         return {**measures, **beside}
+
+    def _beside_teacher(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:
+        """How near the vectors are to a teacher's; nothing where there is none."""
+        return {} if self._teacher is None else self._teacher(queries, documents)
+
+    @cached_property
+    def _teacher(self) -> TeacherSample | None:
+        targets = self.learner.targets if self.recipe.teachers else None
+        if targets is None:
+            return None
+        return TeacherSample.of(self.recipe, targets, self._distinct, list(self._texts.values()))
 
     @cached_property
     def _texts(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lodesmith.core.records import Dataset
     from lodesmith.recipes.pairs import Pairs
     from lodesmith.recipes.recipe import Component, Recipe, StagePlan
+    from lodesmith.recipes.targets import Ceiling, Targets
     from lodesmith.recipes.text_pairs import TextPairs
     from lodesmith.training.stage import Batches
 
@@ -51,6 +52,15 @@ class Learner(Protocol):
         ...
 
     @property
+    def targets(self) -> Targets:
+        """What a teacher makes of the texts, where the recipe names one."""
+        ...
+
+    def ceiling(self) -> Ceiling:
+        """How much of the teacher's vectors the student's own dimensions can hold."""
+        ...
+
+    @property
     def text_pairs(self) -> TextPairs:
         """Pairs of texts out of the documents, for the stages that learn from them."""
         ...
@@ -74,6 +84,11 @@ class Learner(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model folder."""
+        ...
+
+    def save_student(self, folder: Path) -> None:
+        """Write the model folder of what mimics a teacher, in its own dimension, without a projection to the
+        teacher's."""
         ...
 
     def forecast(self) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError
+from lodesmith.core.joined import folders_of
 from lodesmith.core.protocols import Encoder, Metric, Side
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
@@ -19,6 +21,7 @@ from lodesmith.data.tokens import Tokens
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.pairs import Pairs, mined
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan
+from lodesmith.recipes.targets import Ceiling, Targets, Taught, ceiling, sources
 from lodesmith.recipes.text_pairs import TextPairs, pairs_for
 
 if TYPE_CHECKING:
@@ -42,11 +45,12 @@ def settings_of(component: Component, recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def projected(recipe: Recipe, **base: Any) -> IsotropicGaussianEncoder:
+def projected(recipe: Recipe, dimension: int | None = None, **base: Any) -> IsotropicGaussianEncoder:
     """Base and projection of a recipe, seeded before the projection is drawn.
 
     Args:
         recipe: names the base and the encoder.
+        dimension: of the result, where the recipe leaves it open and the base has another.
         base: options of the base, such as its precision.
     """
     from lodesmith.encoders.transformer import TransformerEncoder
@@ -55,7 +59,10 @@ def projected(recipe: Recipe, **base: Any) -> IsotropicGaussianEncoder:
     under = TransformerEncoder(recipe.base, **base)
     seed_everything(recipe.seed)
     kind = find("encoders", recipe.encoder.use)
-    encoder: IsotropicGaussianEncoder = kind(base_model=under, **settings_of(recipe.encoder, recipe))
+    settings = settings_of(recipe.encoder, recipe)
+    if settings.get("output_dim") is None and dimension not in (None, under.dimension):
+        settings["output_dim"] = dimension
+    encoder: IsotropicGaussianEncoder = kind(base_model=under, **settings)
     return encoder
 
 
@@ -75,6 +82,10 @@ class Projected(ABC):
     def identity(self) -> dict[str, str]:
         """The fingerprint of the base as it was before training."""
         return {"base": self.encoder.base.fingerprint}
+
+    def save_student(self, folder: Path) -> None:
+        """Write the base alone, as it is now, where the encoder is a student; else what `save` writes."""
+        getattr(self.encoder, "save_student", self.encoder.save)(folder)
 
 
 def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], side: Side) -> Vectors:
@@ -118,6 +129,8 @@ class TokenPairs(ABC):
         """
         from lodesmith.data.text_batches import TextBatches
 
+        if stage.pairs == "none":
+            return self._taught(stage, self._singles(stage))
         queries, documents, pairs, known = self._material(stage)
         usable = (queries.lengths()[pairs[:, 0]] > 0) & (documents.lengths()[pairs[:, 1]] > 0)
         if not usable.any():
@@ -125,7 +138,7 @@ class TokenPairs(ABC):
         negatives = None
         if stage.pairs == "judged":
             negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
-        return TextBatches(
+        batches = TextBatches(
             queries,
             documents,
             pairs[usable],
@@ -137,6 +150,52 @@ class TokenPairs(ABC):
             apart=False,  # objectives mask known positives
             shard=ranks(),
         )
+        return self._taught(stage, batches)
+
+    def _singles(self, stage: StagePlan) -> Batches:
+        """Each document and training query by itself."""
+        from lodesmith.data.single_texts import SingleTexts
+
+        limit, seed = self.recipe.data.limit, self.recipe.seed
+        return SingleTexts(
+            self._asked, self._stored, batch_size=stage.batch_size, limit=limit, seed=seed, shard=ranks()
+        )
+
+    def _taught(self, stage: StagePlan, batches: Batches) -> Batches:
+        """The batches, with the teacher's vectors where the stage's objective wants them."""
+        if not getattr(find("objectives", stage.objective.use), "taught", False):
+            return batches
+        if stage.pairs != "text":
+            return Taught(batches, self.targets)
+        made = self.text_pairs
+        return Taught(batches, self._targets({"query": made.queries, "document": made.passages}))
+
+    @cached_property
+    def targets(self) -> Targets:
+        """The teacher's vectors of the training queries and the documents.
+
+        Raises:
+            ConfigError: the recipe names no teacher.
+        """
+        documents = [document.content for document in self.dataset.documents.values()]
+        return self._targets({"query": list(self.pairs.queries.values()), "document": documents})
+
+    def _targets(self, texts: Mapping[Side, Sequence[str]]) -> Targets:
+        return Targets(sources(self.recipe.teachers, folders_of(str(self.recipe.data.path)), texts), texts)
+
+    def taught_by(self) -> dict[str, str]:
+        """The fingerprint of what is mimicked; empty where nothing is."""
+        if not self.recipe.teachers:
+            return {}
+        return {"teacher": ",".join(teacher.fingerprint for teacher in self.targets.teachers)}
+
+    def ceiling(self) -> Ceiling:
+        """How much of the teacher's vectors the student's own dimensions can hold."""
+        return ceiling(self.targets.sample(self.recipe.seed), self._native())
+
+    @abstractmethod
+    def _native(self) -> int:
+        """Dimensions of the encoder without a projection to a teacher's."""
 
     def _material(self, stage: StagePlan) -> tuple[Tokens, Tokens, NDArray[np.int64], NDArray[np.int64]]:
         """Queries, documents, pairs and known positives of a stage."""

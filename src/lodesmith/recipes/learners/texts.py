@@ -34,7 +34,15 @@ class Texts(Projected, TokenPairs):
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
-        return projected(self.recipe, precision="float32")
+        dimension = self.targets.dimension if self.recipe.teachers else None
+        return projected(self.recipe, dimension, precision="float32")
+
+    def identity(self) -> dict[str, str]:
+        """The fingerprints of the base as it was before training, and of the teacher."""
+        return super().identity() | self.taught_by()
+
+    def _native(self) -> int:
+        return self.encoder.base.dimension
 
     @cached_property
     def _sides(self) -> dict[Side, PackedEncoder]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric, Side
-from lodesmith.core.registry import find
+from lodesmith.core.registry import find, parameters
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lodesmith.recipes.learners import Probe
 
 __all__ = ["Towers"]
+
+_TEACHER = "teacher"
+"""As a tower's `init`: its rows begin as what the recipe's teacher makes of each word."""
 
 
 class Towers(TokenPairs):
@@ -58,8 +61,22 @@ class Towers(TokenPairs):
         return TowerPair(query, self._tower(self.recipe.document_encoder))
 
     def _tower(self, component: Component) -> Any:
-        kind = find("encoders", component.use)
-        return kind(vocabulary=self.vocabulary, **settings_of(component, self.recipe))
+        kind, settings = find("encoders", component.use), settings_of(component, self.recipe)
+        if self.recipe.teachers:
+            self._fit(kind, settings)
+        return kind(vocabulary=self.vocabulary, **settings)
+
+    def _fit(self, kind: Any, settings: dict[str, Any]) -> None:
+        """Give a tower its teacher's dimension and words, where the recipe leaves them open."""
+        if not settings.get("projection"):
+            settings.setdefault("dimension", self.targets.dimension)
+        if settings.get("init") == _TEACHER:
+            settings["init"] = f"teacher:{self.recipe.teachers[0]}"
+            if "words" in parameters(kind):
+                settings.setdefault("words", self.targets.teachers[0].dimension)
+
+    def _native(self) -> int:
+        return int(self.encoder.dimension)
 
     def _sides(self) -> tuple[Any, Any]:
         """The tower of the queries and that of the documents."""
@@ -75,8 +92,8 @@ class Towers(TokenPairs):
         return metric
 
     def identity(self) -> dict[str, str]:
-        """The vocabulary's fingerprint."""
-        return {"vocabulary": self.vocabulary.fingerprint}
+        """The fingerprints of the vocabulary and of the teacher."""
+        return {"vocabulary": self.vocabulary.fingerprint, **self.taught_by()}
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """One tower, or one for each side."""
@@ -105,6 +122,10 @@ class Towers(TokenPairs):
 
     def save(self, folder: Path) -> None:
         """One model folder for both sides."""
+        self.encoder.save(folder)
+
+    def save_student(self, folder: Path) -> None:
+        """What `save` writes: a tower's projection is a part of it."""
         self.encoder.save(folder)
 
     def forecast(self) -> dict[str, Any]:

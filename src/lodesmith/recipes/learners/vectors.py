@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.records import Dataset
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
@@ -15,6 +16,7 @@ from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.learners._shared import Projected, projected
 from lodesmith.recipes.pairs import Pairs, distinct_documents, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
+from lodesmith.recipes.targets import Ceiling, Targets, ceiling
 from lodesmith.recipes.text_pairs import TextPairs, pairs_for
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ class Stored(Projected):
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
         return projected(self.recipe)
+
+    @property
+    def targets(self) -> Targets:
+        """None: what mimics a teacher trains from texts.
+
+        Raises:
+            ConfigError: always; a recipe that asks for them is refused before.
+        """
+        raise ConfigError("a frozen base mimics no teacher", "set encoder.freeze_base to false")
+
+    def ceiling(self) -> Ceiling:
+        """None, as there are no targets."""
+        return ceiling(self.targets.sample(), self.encoder.base.dimension)
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """The projection serves both sides; the predictor, where there is one, is the objective's."""

@@ -1,0 +1,224 @@
+"""A teacher's vectors of the texts that a student learns from: read from a store, while the teacher is not loaded.
+
+Each text is encoded once, in float16, into the cache that every recipe and `lode data teach` share. Where a dataset has
+been taught by that command, the teacher's weights need not even be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError
+from lodesmith.core.hashing import text_key
+from lodesmith.core.protocols import Side
+from lodesmith.core.vectors import Vectors
+from lodesmith.recipes.systems import load_encoder
+from lodesmith.recipes.teaching import Teacher
+
+if TYPE_CHECKING:
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Ceiling", "Source", "Targets", "Taught", "ceiling", "sources"]
+
+SAMPLE = 4096
+"""Texts whose vectors show how much of them a student of fewer dimensions can hold."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One teacher, by what it has stored.
+
+    Args:
+        name: as the recipe spells it.
+        fingerprint: of its weights and settings.
+        metric: how its vectors are compared.
+        dimension: t of them.
+        stores: the vectors of each side under the keys of their texts, memory-mapped.
+    """
+
+    name: str
+    fingerprint: str
+    metric: str
+    dimension: int
+    stores: Mapping[Side, Vectors]
+
+
+def sources(names: Sequence[str], folders: Sequence[Path], texts: Mapping[Side, Sequence[str]]) -> list[Source]:
+    """The teachers with vectors of all texts: as they were stored, or encoded now.
+
+    Args:
+        names: models, as `lode data teach --with` takes them.
+        folders: of the dataset, which may have been taught.
+        texts: of each side.
+
+    Raises:
+        InputError: there is no such model, or it gives several vectors a text.
+    """
+    return [_taught(name, folders, texts) or _encoded(name, texts) for name in names]
+
+
+def _taught(name: str, folders: Sequence[Path], texts: Mapping[Side, Sequence[str]]) -> Source | None:
+    """What `lode data teach` stored, if that is everything."""
+    try:
+        teachers = [Teacher.load(folder) for folder in folders]
+    except InputError:
+        return None
+    if not teachers:
+        return None
+    first = teachers[0]
+    places = {tuple(entry["folder"] for entry in teacher.info["stores"].values()) for teacher in teachers}
+    if first.info["encoder"] != name or len(places) > 1:
+        return None
+    for side, own in texts.items():
+        known = set(first.stores[side].ids)
+        if any(text_key(text) not in known for text in own):
+            return None
+    info = first.info
+    return Source(name, info["made_by"]["model"], info["metric"], int(info["dimension"]), first.stores)
+
+
+def _encoded(name: str, texts: Mapping[Side, Sequence[str]]) -> Source:
+    """Encode what is missing; the model is let go afterwards."""
+    from lodesmith.encoders.corpus import VectorCache
+
+    encoder, cache = load_encoder(name), VectorCache(dtype="float16")
+    stores = {}
+    for side, own in texts.items():
+        stores[side], _ = cache.fill(encoder, ((str(at), text) for at, text in enumerate(own)), side)
+        if not stores[side].is_dense:
+            raise InputError(f"the teacher {name} gives several vectors a text", "choose a teacher that gives one")
+    return Source(name, encoder.fingerprint, encoder.metric, encoder.dimension, stores)
+
+
+class Targets:
+    """The teachers' vectors of numbered texts. Those of several stand side by side, each of length 1 where cosine
+    compares them, over √n: then the cosine of two texts is the mean of the n teachers'.
+
+    Args:
+        teachers: one or more.
+        texts: of each side, in the order of their numbers.
+    """
+
+    def __init__(self, teachers: Sequence[Source], texts: Mapping[Side, Sequence[str]]) -> None:
+        self.teachers = tuple(teachers)
+        self.dimension = sum(teacher.dimension for teacher in teachers)
+        self._rows = {side: [_rows(teacher.stores[side], own) for teacher in teachers] for side, own in texts.items()}
+
+    def take(self, side: Side, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [len(numbers), t]."""
+        parts = []
+        for teacher, places in zip(self.teachers, self._rows[side], strict=True):
+            rows = places[numbers]
+            order = np.argsort(rows)  # a disk is read forwards
+            part = np.empty((len(rows), teacher.dimension), np.float32)
+            part[order] = teacher.stores[side].values[rows[order]]
+            if len(self.teachers) > 1 and teacher.metric == "cosine":
+                part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) * np.sqrt(len(self.teachers))
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def sample(self, seed: int = 0) -> NDArray[np.float32]:
+        """The vectors of at most `SAMPLE` texts of both sides, drawn by the seed."""
+        every = [(side, at) for side, rows in self._rows.items() for at in range(len(rows[0]))]
+        chosen = np.random.default_rng(seed).permutation(len(every))[:SAMPLE]
+        drawn = [np.asarray([every[at][1] for at in chosen if every[at][0] == side], np.int64) for side in self._rows]
+        return np.concatenate([self.take(side, own) for side, own in zip(self._rows, drawn, strict=True)])
+
+
+def _rows(store: Vectors, texts: Sequence[str]) -> NDArray[np.int64]:
+    places = {key: at for at, key in enumerate(store.ids)}
+    return np.asarray([places[text_key(text)] for text in texts], np.int64)
+
+
+class Taught:
+    """Batches of texts with the teacher's vectors of them: `query_targets` [q, t], `document_targets` [d, t] and, with
+    mined negatives, `negative_targets` [k, t] of the filled places, row by row.
+
+    Args:
+        batches: whose `query_ids`, `document_ids` and `negative_ids` are the numbers of the targets' texts.
+        targets: of the same texts.
+    """
+
+    def __init__(self, batches: Batches, targets: Targets) -> None:
+        self._batches, self._targets = batches, targets
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._batches:
+            yield {**batch, **self._beside(batch)}
+
+    def _beside(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        found = {}
+        for name, side in (("query", "query"), ("document", "document"), ("negative", "document")):
+            if f"{name}_ids" in batch:
+                numbers = batch[f"{name}_ids"].numpy()
+                found[f"{name}_targets"] = torch.from_numpy(self._targets.take(side, numbers[numbers >= 0]))  # type: ignore[arg-type]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the batches."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position."""
+        self._batches.load_state_dict(state)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._batches, name)  # what is known of collisions, positives and the plan
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What k dimensions can hold of a teacher's vectors, by their principal components.
+
+    Args:
+        dimensions: k, of the student before its projection.
+        teacher: t, of the teacher.
+        explained: share of the variance in the first k components.
+        cosine: mean cosine of the vectors to what is left of them in k components: about the most that a linear
+            projection of k dimensions reaches on these texts.
+    """
+
+    dimensions: int
+    teacher: int
+    explained: float
+    cosine: float
+
+    def to_text(self) -> str:
+        """One sentence."""
+        return (
+            f"{self.dimensions} dimensions hold {self.explained:.1%} of the variance of the teacher's {self.teacher} "
+            f"(PCA): a linear projection of them reaches a cosine of about {self.cosine:.3f} at most"
+        )
+
+
+def ceiling(vectors: NDArray[np.floating], dimensions: int) -> Ceiling:
+    """The bound on a student of so many dimensions whose projection is linear.
+
+    Args:
+        vectors: of the teacher, [n, t].
+        dimensions: k.
+    """
+    rows = np.asarray(vectors, np.float64)
+    total = rows.shape[1]
+    mean = rows.mean(axis=0)
+    values, axes = np.linalg.eigh(np.cov(rows - mean, rowvar=False, bias=True).reshape(total, total))
+    kept = axes[:, ::-1][:, :dimensions]
+    near = (rows - mean) @ kept @ kept.T + mean
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(near, axis=1)
+    cosines = (rows * near).sum(axis=1)[lengths > 0] / lengths[lengths > 0]
+    whole = max(float(values.sum()), 1e-300)
+    explained = min(1.0, float(values[::-1][:dimensions].sum()) / whole)
+    return Ceiling(dimensions, total, explained, float(cosines.mean()) if len(cosines) else 1.0)

@@ -1,0 +1,147 @@
+"""`distil`: a student that mimics a teacher it never runs, saved with its projection and without."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import equal
+
+import lodesmith as lode
+import tiny_models
+from lodesmith.core.errors import ConfigError, InputError, ResumeError
+from lodesmith.core.events import Checkpoint, Event, Validation
+from lodesmith.core.files import read_json
+from lodesmith.encoders.transformer import TransformerEncoder
+from lodesmith.recipes.train import plan
+from lodesmith.testing import tiny_dataset
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build(tmp_path_factory.mktemp("teacher") / "teacher", layers=4)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny_dataset(60).save(tmp_path / "tiny")
+
+
+def settings(data: Path, model: Path, /, **more: object) -> dict[str, object]:
+    small = {f"stages.{at}.{name}": value for at in (0, 1) for name, value in (("batch_size", 16), ("epochs", 2))}
+    return {"data": str(data), "base": str(model), "teacher": str(model), **small, **more}
+
+
+def run(out: Path, **given: object) -> list[Event]:
+    return list(plan("distil", given, out=out, reported=False).events())
+
+
+def test_a_student_nears_its_teacher(data: Path, teacher: Path, tmp_path: Path) -> None:
+    events = run(tmp_path / "run", **settings(data, teacher, **{"stages.0.optim.lr": 1e-3, "stages.0.epochs": 6}))
+    told = [event.geometry for event in events if isinstance(event, Validation) and event.stage == "align"]
+    for name in ("teacher_documents", "teacher_queries"):
+        assert told[0][name] < told[-1][name] <= 1
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert {"teacher", "base", "model_files", "student_files"} <= manifest.keys()
+    told = read_json(tmp_path / "run" / "teacher.json")
+    assert told["teachers"] == [str(teacher)]
+    assert told["ceiling"]["explained"] == pytest.approx(1)
+
+
+def test_both_students_load_anywhere(data: Path, teacher: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    wide = tiny_models.build(tmp_path / "wide", "mpnet", dense=48)
+    run(tmp_path / "run", **settings(data, teacher, teacher=f"{teacher},{wide}"))
+    projected, native = (SentenceTransformer(str(tmp_path / "run" / name)) for name in ("model", "model_student"))
+    texts = ["the cat eats apples", "music"]
+    assert projected.encode(texts).shape == (2, 32 + 48)
+    assert native.encode(texts).shape == (2, 32)
+    assert sum("layer." in name and "query.weight" in name for name, _ in native.named_parameters()) == 3
+    own = lode.load(tmp_path / "run").encode(texts)
+    np.testing.assert_allclose(own.values, projected.encode(texts), atol=1e-5)
+
+
+def test_the_teacher_does_not_run_in_the_loop(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    real = TransformerEncoder.encode
+
+    def encode(self: TransformerEncoder, batch: list[str], *more: object) -> object:
+        texts.extend(batch)
+        return real(self, batch, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TransformerEncoder, "encode", encode)
+    run(tmp_path / "one", **settings(data, teacher))
+    everything = {document.content for document in lode.Dataset.load(data).documents.values()}
+    assert everything <= set(texts)
+    assert len(texts) == len(set(texts))  # each once, over six passes
+    texts.clear()
+    run(tmp_path / "two", **settings(data, teacher, seed=1))
+    assert not texts
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data: Path, teacher: Path, tmp_path: Path) -> None:
+    given = settings(data, teacher)
+    run(tmp_path / "whole", **given)
+    for kept in (2, 3, None):
+        training = plan("distil", given, out=tmp_path / "parts", resume="auto", reported=False)
+        for _ in _until(training.events(), kept):
+            pass
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def _until(events: Iterator[Event], checkpoints: int | None) -> Iterator[Event]:
+    """The events up to the checkpoint of that number."""
+    for event in events:
+        yield event
+        if checkpoints is not None and isinstance(event, Checkpoint):
+            checkpoints -= 1
+            if not checkpoints:
+                return
+
+
+def test_another_teacher_is_another_run(data: Path, teacher: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(teacher, tmp_path / "own"))
+    given = settings(data, teacher, teacher=str(own))
+    for _ in _until(plan("distil", given, out=tmp_path / "run", reported=False).events(), 1):
+        pass
+    shutil.rmtree(own)
+    tiny_models.build(own, "mpnet")
+    with pytest.raises(ResumeError, match="the teacher is not"):
+        list(plan("distil", given, out=tmp_path / "run", resume=True, reported=False).events())
+
+
+@pytest.mark.parametrize("use", ["bag", "rnn"])
+def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: Path, tmp_path: Path) -> None:
+    encoder = {"use": use, "init": "teacher"}
+    events = run(tmp_path / "run", **settings(data, teacher, encoder=encoder))
+    first = next(event for event in events if isinstance(event, Validation))
+    assert first.geometry["teacher_documents"] > (0.3 if use == "bag" else -1)
+    assert lode.load(tmp_path / "run").encode(["the cat"]).values.shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"teacher": None}, "add teacher=MODEL"),
+        ({"stages.0.objective.infonce": 1.0}, "pairs: none has none"),
+        ({"stages.0.objective": {"use": "contrast"}}, "not for contrast"),
+        ({"encoder": {"use": "projected"}}, "mimics nobody"),
+        ({"encoder": {"use": "bag", "init": "teacher"}, "teacher": None}, "the recipe has none"),
+        ({"stages.0.objective.mse": {"weight": -1}}, "greater than or equal to 0"),
+        ({"teacher": "nowhere/model"}, "nowhere/model"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    data: Path, teacher: Path, tmp_path: Path, wrong: dict[str, object], said: str
+) -> None:
+    with pytest.raises((ConfigError, InputError)) as caught:
+        run(tmp_path / "run", **settings(data, teacher, **wrong))
+    assert said in f"{caught.value.what} {caught.value.do}"

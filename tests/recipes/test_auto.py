@@ -22,7 +22,7 @@ from command_line import lode
 from lodesmith.cli.fitting import fitted
 from lodesmith.core.errors import ConfigError, InputError, ResumeError, Terminated
 from lodesmith.recipes import auto
-from lodesmith.recipes._auto_probe import Probe, _at_once, _of_memory
+from lodesmith.recipes._auto_probe import Probe, _of_memory
 from lodesmith.recipes.auto import Choice, Machine, choose, kept, written
 from lodesmith.recipes.train import plan
 from lodesmith.testing import tiny_dataset
@@ -287,15 +287,6 @@ def test_a_run_that_is_gone_on_with_is_not_measured(
 
 
 # ------------------------------------------------------------------------ probes
-
-
-def test_tokens_at_once() -> None:
-    batch = {"queries": {"ids": range(6), "offsets": np.array([0, 1, 3, 6])}}
-    batch["documents"] = {"ids": range(90), "offsets": np.array([0, 10, 30, 60, 90])}
-    assert _at_once(batch, None) == _at_once(batch, 4) == 96
-    assert _at_once(batch, 3) == 6 + 60  # the queries fit into a chunk, and are kept beside it
-    assert _at_once(batch, 2) == 60
-    assert _at_once(batch, 1) == 30
 
 
 def test_what_is_said_when_memory_runs_out() -> None:

@@ -130,14 +130,16 @@ def _probe(wanted: Wanted) -> Probe:
     made = training.stage(stage)
     batches = list(islice(iter(made.batches), LOOKED_AT))
     largest = max(batches, key=_tokens)
+    tokens = _tokens(largest)
     before = _memory()
     with TorchEngine(seed=training.recipe.seed, **training.engine_settings) as engine:
         engine.prepare(made.objective, made.optim)
-        for _ in range(2):  # the optimiser's moments are there from the second on
-            engine.read([engine.step([largest], 1e-3)])
-        seconds, steps = _timed(engine, batches, wanted.steps)
+        if wanted.steps == 0 and stage.chunk:  # the other chunks take the same memory again
+            largest = _longest(largest, 2 * stage.chunk, paired=stage.pairs != "none")
+        _step(engine, largest)  # the optimiser's moments are there from the second on
+        seconds, steps = _timed(engine, _step(engine, largest), batches, wanted.steps)
         peak = _memory(peak=True)
-    at_once, tokens = _at_once(largest, stage.chunk), _tokens(largest)
+    at_once = _at_once(largest, stage.chunk)
     return Probe(seconds, steps, before, peak, at_once, tokens, _total(training, made), _held(training, made))
 
 
@@ -152,19 +154,52 @@ def _held(training: Training, made: Any) -> int:
     return max(sizes) * training.learner.encoder.dimension * 4 * 2
 
 
-def _timed(engine: Any, batches: Sequence[Any], steps: int | None) -> tuple[float | None, int]:
-    """Seconds of a step, over the first batches in their own order."""
+def _step(engine: Any, batch: Any) -> float:
+    """Seconds of one step, in all processes."""
+    engine.wait()
+    start = time.perf_counter()
+    engine.read([engine.step([batch], 1e-3)])
+    return time.perf_counter() - start
+
+
+def _timed(engine: Any, first: float, batches: Sequence[Any], steps: int | None) -> tuple[float | None, int]:
+    """Seconds of a step, and of how many: over the first batches in their own order, after one that took `first`
+    seconds, which counts by itself where it is long enough. All processes make the same number."""
     if steps == 0:
         return None, 0
-    engine.wait()
-    each: list[float] = []
-    while len(each) < (MOST if steps is None else steps):
-        start = time.perf_counter()
-        engine.read([engine.step([batches[len(each) % len(batches)]], 1e-3)])
-        each.append(time.perf_counter() - start)
-        if steps is None and len(each) >= LEAST and sum(each) > LONG_ENOUGH:
-            break
+    each = [first]
+    while not engine.any(len(each) >= steps if steps else _enough(each)):
+        each.append(_step(engine, batches[(len(each) - 1) % len(batches)]))
     return median(each), len(each)
+
+
+def _enough(each: Sequence[float]) -> bool:
+    return (sum(each) > LONG_ENOUGH and (len(each) >= LEAST or each[0] > LONG_ENOUGH)) or len(each) >= MOST
+
+
+def _longest(batch: Mapping[str, Any], examples: int, *, paired: bool) -> dict[str, Any]:
+    """The examples of a batch of texts with the longest documents, without what was mined for them.
+
+    Args:
+        batch: packed texts, their ids and, where there are such, targets.
+        examples: how many; of each side.
+        paired: whether query i belongs to document i.
+    """
+    orders = {name: batch[name]["offsets"].diff().argsort(descending=True)[:examples] for name in _SIDES[:2]}
+    if paired:
+        orders["queries"] = orders["documents"]
+    found = {name: value for name, value in batch.items() if not name.startswith(("quer", "document", "negative"))}
+    for name, order in orders.items():
+        starts, ends = (batch[name]["offsets"][side][order].tolist() for side in (slice(None, -1), slice(1, None)))
+        texts = [batch[name]["ids"][start:end] for start, end in zip(starts, ends, strict=True)]
+        bounds = order.new_tensor([0, *map(len, texts)]).cumsum(0)
+        found[name] = {"ids": batch[name]["ids"].new_tensor([token for text in texts for token in text.tolist()])}
+        found[name]["offsets"] = bounds
+        one = "query" if name == "queries" else "document"
+        for key in (f"{one}_ids", f"{one}_targets"):
+            if key in batch:
+                found[key] = batch[key][order]
+    return found
 
 
 def _total(training: Training, made: Any) -> int:

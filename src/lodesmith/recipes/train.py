@@ -128,7 +128,8 @@ class Training:
         place = self.out / OVERLAP
         notes: list[str] = []
         if self.recipe.teachers and (self.out / TEACHER).exists():
-            notes = [Ceiling(**read_json(self.out / TEACHER)["ceiling"]).to_text()]
+            told = Ceiling(**read_json(self.out / TEACHER)["ceiling"])
+            notes += [told.to_text()] if told.dimensions < told.teacher else []
         if place.exists():
             notes += notes_of(saved(place))
         return {"notes": notes} if notes else {}

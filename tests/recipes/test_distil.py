@@ -133,6 +133,8 @@ def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: P
         ({"teacher": None}, "add teacher=MODEL"),
         ({"stages.0.objective.infonce": 1.0}, "pairs: none has none"),
         ({"stages.0.objective": {"use": "contrast"}}, "not for contrast"),
+        ({"stages.0.objective": {"use": "mimic"}}, "no term has a weight"),
+        ({"stages.1.objective.margin_mse": 1.0}, "set data.negatives=negatives"),
         ({"encoder": {"use": "projected"}}, "mimics nobody"),
         ({"encoder": {"use": "bag", "init": "teacher"}, "teacher": None}, "the recipe has none"),
         ({"stages.0.objective.mse": {"weight": -1}}, "greater than or equal to 0"),

@@ -77,6 +77,8 @@ class Mimic(nn.Module):
 
     taught = True
     """Its batches have a teacher's vectors."""
+    terms = tuple(SETTINGS)
+    """Those that there are."""
     comparing = COMPARING
     """The terms that compare queries with documents."""
     step: torch.Tensor

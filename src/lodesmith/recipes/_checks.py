@@ -91,21 +91,30 @@ def _check_mined(recipe: Recipe, stage: StagePlan, place: str) -> None:
 
 
 def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:
-    """What mimics a teacher needs one, and an encoder that reads texts; single texts teach nothing else."""
-    kind = find("objectives", stage.objective.use)
-    if getattr(kind, "taught", False):
-        if not recipe.teachers:
-            raise ConfigError(f"{place}.objective: {stage.objective.use} mimics a teacher", "add teacher=MODEL")
-        compares = [name for name in getattr(kind, "comparing", ()) if stage.objective.settings.get(name)]
-        if stage.pairs == "none" and compares:
+    """What mimics a teacher needs one, and something to mimic; single texts teach nothing else."""
+    kind, settings = find("objectives", stage.objective.use), stage.objective.settings
+    if not getattr(kind, "taught", False):
+        if stage.pairs == "none":
             raise ConfigError(
-                f"{place}.objective.{compares[0]}: it compares queries with documents, and pairs: none has none",
-                "leave it out, or set pairs to judged or text",
+                f"{place}.pairs: none is for an objective that mimics a teacher, not for {stage.objective.use}",
+                "set pairs to judged or text",
             )
-    elif stage.pairs == "none":
+        return
+    if not recipe.teachers:
+        raise ConfigError(f"{place}.objective: {stage.objective.use} mimics a teacher", "add teacher=MODEL")
+    terms: tuple[str, ...] = getattr(kind, "terms", ())
+    if not any(settings.get(name) for name in terms):
+        raise ConfigError(f"{place}.objective: no term has a weight", f"give one to some of: {', '.join(terms)}")
+    if settings.get("margin_mse") and recipe.data.negatives is None:
         raise ConfigError(
-            f"{place}.pairs: none is for an objective that mimics a teacher, not for {stage.objective.use}",
-            "set pairs to judged or text",
+            f"{place}.objective.margin_mse needs mined negatives, and data.negatives names none",
+            "mine them (`lode data mine DIR --with bm25`) and set data.negatives=negatives",
+        )
+    compares = [name for name in getattr(kind, "comparing", ()) if settings.get(name)]
+    if stage.pairs == "none" and compares:
+        raise ConfigError(
+            f"{place}.objective.{compares[0]}: it compares queries with documents, and pairs: none has none",
+            "leave it out, or set pairs to judged or text",
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lodesmith.codecs._codec import make
-from lodesmith.codecs._rows import _on_grid, lengths, products, unit
+from lodesmith.codecs._rows import _on_grid, are_unit, lengths, products, unit
 from lodesmith.codecs.binary import Binary
 from lodesmith.codecs.float16 import Float16
 from lodesmith.codecs.int8 import Int8
@@ -205,7 +205,7 @@ def test_a_rotation_is_one_and_loses_less_where_dimensions_go_together() -> None
     assert codec.shared_bytes == 4 * 256 * 4 * 4 + 16 * 16 * 4
 
 
-@pytest.mark.parametrize(("dimension", "parts"), [(384, 96), (10, 2), (7, 1), (3, 1), (1, 1)])
+@pytest.mark.parametrize(("dimension", "parts"), [(384, 96), (10, 2), (6, 1), (7, 1), (3, 1), (1, 1)])
 def test_pq_cuts_any_dimension_by_itself(dimension: int, parts: int) -> None:
     assert PQ()._parts(dimension) == parts
 
@@ -279,3 +279,33 @@ def test_matryoshka_then_another_codec_is_that_codec_on_what_is_left() -> None:
 def test_more_components_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match="m is 13, and there are 12"):
         Matryoshka(13).fit(rows(5, 12))
+
+
+def test_a_querys_bits_are_a_documents_where_a_dimension_is_constant() -> None:
+    documents = rows(30, 13)
+    documents[:, 4] = 0.25
+    codec = Binary(rescore=0).fit(documents)
+    assert not codec.first(documents, codec.encode(documents)).diagonal().any()
+
+
+def test_float16_holds_its_largest_value() -> None:
+    largest = np.full((1, 2), np.finfo(np.float16).max, np.float32)
+    codec = Float16().fit(largest)
+    assert (codec.decode(codec.encode(largest)) == largest).all()
+
+
+def test_pq_encodes_alike_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = rows(300, 8)
+    codec = PQ(m=2).fit(documents)
+    whole = codec.encode(documents)
+    monkeypatch.setattr("lodesmith.codecs.pq._BLOCK", 70)
+    assert (codec.encode(documents) == whole).all()
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 2.0])
+def test_only_rows_of_length_one_are_unit(length: float) -> None:
+    assert are_unit(unit(rows(20, 7)) * np.float32(length)) == (length == 1)
+
+
+def test_matryoshkas_scores_are_of_the_kind_of_its_codec() -> None:
+    assert [make(f"matryoshka:m=4,then=binary:rescore={times}").inner for times in (0, 4)] == [False, True]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from batch_worlds import texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,3 +87,11 @@ def test_what_is_out_of_range_is_refused(sides: tuple[Tokens, Tokens], opened: T
     with pytest.raises(InputError, match="0 texts"):
         SingleTexts(none, opened.tokens([""]), batch_size=4)
     assert SingleTexts(none, sides[1], batch_size=100).texts == 60
+
+
+def test_each_rank_takes_every_other_text_of_a_batch(sides: tuple[Tokens, Tokens], opened: TokenStore) -> None:
+    none = opened.tokens([])
+    whole = next(iter(SingleTexts(none, sides[1], batch_size=10)))["document_ids"]
+    for rank in (0, 1):
+        part = next(iter(SingleTexts(none, sides[1], batch_size=10, shard=(rank, 2))))["document_ids"]
+        assert torch.equal(part, whole[rank::2])

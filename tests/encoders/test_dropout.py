@@ -82,6 +82,7 @@ def test_nothing_is_dropped_where_nothing_is_asked_for() -> None:
     assert torch.equal(Dropout(0.0)(x), x)
     assert torch.equal(Dropout(0.9).eval()(x), x)
     assert Dropout(0.5)(torch.zeros(0, 4)).shape == (0, 4)
+    assert not Dropout(1.0)(torch.ones(COUNT)).any()
 
 
 def test_other_types_go_torch_s_way() -> None:

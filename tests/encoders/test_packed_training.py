@@ -163,3 +163,19 @@ def test_gradients_are_those_of_the_model_of_the_library(tiny: Callable[..., Pat
     for a, b in compared:
         assert b is not None
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6 * largest)
+
+
+def test_no_more_scores_are_made_at_a_time_than_fit(
+    states: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[int] = []
+    monkeypatch.setattr(_packed_training, "_SCORES", 100)
+    monkeypatch.setattr(_packed_training, "seeds", lambda count: blocks.append(count) or [1] * count)
+    attention(states, 0.1)
+    assert blocks == [6]  # of four heads: one text of 9 or 5 tokens, two of 3
+
+
+def test_texts_of_one_length_drop_different_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_packed_training, "_SCORES", 1)  # a block each
+    first, second, _ = factors(0.5)[7:22].split(5)
+    assert not torch.equal(first, second)

@@ -17,7 +17,7 @@ from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.encoders import TransformerEncoder, load_encoder, truncate
 from lodesmith.encoders._finetuning import layers_of
 from lodesmith.encoders._loading import load_model
-from lodesmith.encoders._truncated import Keep, _of_each_layer, chosen
+from lodesmith.encoders._truncated import Keep, _cut, _of_each_layer, chosen
 from tiny_models import TEXTS
 
 KINDS = ["bert", "modernbert", "roberta", "mpnet", "qwen", "gemma"]
@@ -205,3 +205,14 @@ def test_the_real_one(minilm: TransformerEncoder, tmp_path: Path) -> None:
     texts = ["Vitamin D lowers the risk of falls.", "How are vectors compared?", "The cat sleeps in the barn."]
     cosines = (cut.encode(texts).values * minilm.encode(texts).values).sum(1)
     assert (cosines > 0.2).all()
+
+
+@pytest.mark.parametrize("kind", ["qwen", "gemma"])
+def test_the_kept_layers_are_numbered_anew(deep: Callable[..., Path], kind: str) -> None:
+    transformer = load_model(deep(kind), "cpu").transformers_model
+    blocks = layers_of(transformer)
+    transformer.config.layer_types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
+    _cut(transformer, blocks, [1, 3])
+    assert transformer.config.layer_types == ["full_attention", "sliding_attention"]
+    numbered = [{vars(m)["layer_idx"] for m in layer.modules() if "layer_idx" in vars(m)} for layer in blocks]
+    assert numbered == [{0}, {1}]  # places in a cache of two layers

@@ -19,6 +19,7 @@ from lodesmith.data import batching
 from lodesmith.encoders.projected import ProjectionLayer
 from lodesmith.losses.infonce import infonce
 from lodesmith.objectives import _corpus, _folded
+from lodesmith.objectives._log_sums import LogSum
 from lodesmith.objectives.contrast import Contrast
 
 DOCUMENTS, WIDTH, ROWS = 700, 12, 9
@@ -241,3 +242,10 @@ def test_what_cannot_be_is_refused() -> None:
         contrast(encoder("linear"), symmetric=True)
     with pytest.raises(ConfigError, match="'copus'"):
         Contrast(nn.Identity(), negatives="copus")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [-300.0, 0.0, 300.0])
+def test_log_sums_keep_their_digits_at_any_level(at: float) -> None:
+    scores = torch.tensor([[at, at - 1, -torch.inf, at + 2]])
+    found = LogSum.empty(scores).add(scores[:, :2]).add(scores[:, 2:])
+    torch.testing.assert_close(found.value, scores.logsumexp(1))

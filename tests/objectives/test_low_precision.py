@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lodesmith.objectives._candidates import Comparison
 from lodesmith.objectives._corpus import Struck
 from lodesmith.objectives.contrast import Contrast
 from lodesmith.objectives.triplet import Triplet
@@ -107,3 +108,9 @@ def test_what_is_struck_does_not_depend_on_precision() -> None:
         assert scored.scores.dtype == torch.float32
     assert places[0] == places[1]
     assert 5 in places[0]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_narrow_vectors_are_compared_in_single_precision(kind: torch.dtype) -> None:
+    queries, documents = torch.full((1, 8), 300.0, dtype=kind), torch.full((1, 8), 300.0, dtype=kind)
+    assert Comparison("dot", None, False).score(queries, documents).item() == 8 * queries[0, 0].item() ** 2

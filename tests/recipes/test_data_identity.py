@@ -14,7 +14,7 @@ from lodesmith.core import events
 from lodesmith.core.errors import ResumeError
 from lodesmith.core.files import read_json, write_json
 from lodesmith.core.records import Dataset
-from lodesmith.recipes._data_identity import data_identity
+from lodesmith.recipes._data_identity import check_data, data_identity
 from lodesmith.recipes.recipe import load
 from lodesmith.recipes.train import finished, plan
 from lodesmith.testing import tiny_dataset
@@ -105,3 +105,10 @@ def test_only_columns_that_are_read_are_of_the_run(dataset: Path, other: Path) -
     assert [None if own is None else len(own) for own in columns("isotropic_pretrain")["pairs"]] == [64, None]
     assert columns("isotropic", "data.negatives=negatives").keys() == {"negatives"}
     assert columns("isotropic_pretrain", "stages.1.pairs=text", "data.negatives=negatives").keys() == {"pairs"}
+
+
+@pytest.mark.parametrize("columns", [({}, {"pairs": ["h"]}), ({"pairs": ["h"]}, {})])
+def test_a_column_on_one_side_alone_is_a_change(columns: tuple[dict[str, object], ...]) -> None:
+    begun, now = ({"dataset": "f", "columns": own, "validate_on": {}} for own in columns)
+    with pytest.raises(ResumeError, match="the column pairs has changed"):
+        check_data(begun, now, "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Checkpoint, Event, Validation
 from lodesmith.core.files import read_json
 from lodesmith.encoders.transformer import TransformerEncoder
+from lodesmith.recipes.targets import ceiling
 from lodesmith.recipes.train import plan
 from lodesmith.testing import tiny_dataset
 
@@ -147,3 +149,24 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises((ConfigError, InputError)) as caught:
         run(tmp_path / "run", **settings(data, teacher, **wrong))
     assert said in f"{caught.value.what} {caught.value.do}"
+
+
+def test_the_ceiling_is_of_texts_drawn_by_the_seed(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lodesmith.recipes.targets.SAMPLE", 20)
+    own = plan("distil", settings(data, teacher, seed=1), out=tmp_path / "run", reported=False).learner
+    monkeypatch.setattr(own, "_native", lambda: 4)
+    assert own.ceiling() == ceiling(own.targets.sample(1), 4) != ceiling(own.targets.sample(0), 4)
+
+
+def test_pairs_of_texts_have_targets_of_their_own(data: Path, teacher: Path, tmp_path: Path) -> None:
+    (data / "columns").mkdir(exist_ok=True)
+    made = ({"document": f"d{at}", "text": f"asks for {at}", "kind": "title"} for at in range(40))
+    (data / "columns" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    training = plan("distil", settings(data, teacher, **{"stages.0.pairs": "text"}), out=tmp_path / "run")
+    own = training.learner
+    batch = next(iter(own.batches(training.recipe.stages[0])))
+    texts = [own.text_pairs.passages[number] for number in batch["document_ids"].tolist()]
+    expected = TransformerEncoder(teacher).encode(texts, "document").values
+    np.testing.assert_allclose(batch["document_targets"], expected, atol=2e-3)

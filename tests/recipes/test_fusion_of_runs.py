@@ -47,6 +47,7 @@ def test_recipes_that_fuse_nothing_have_none(tmp_path: Path) -> None:
         {"weight": True, "depth": 3},
         {"weight": 0.5, "depth": float("inf")},
         {"weight": 0.5},
+        {"weight": 0.5, "depth": 0},
         {"weight": 2, "depth": 3},
         {"weight": 0.5, "depth": 3, "reference": "much"},
         {"weight": 0.5, "depth": 3, "reference": -1},

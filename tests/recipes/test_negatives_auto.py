@@ -48,6 +48,8 @@ def test_all_documents_serve_where_they_can(
 def test_too_many_documents_do_not(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_negatives, "MOST", 39)
     assert chosen(dataset, tmp_path / "run") == "batch"
+    monkeypatch.setattr(_negatives, "MOST", 40)
+    assert chosen(dataset, tmp_path / "run") == "corpus"
 
 
 def test_the_run_says_which_and_is_resumed_by_the_same_words(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_query_is_shared_where_a_relevant_document_was_a_positive() -> None:
         "judged, not relevant": {"a": 0, "d": 1},
     }
     dataset = Dataset.of(documents, [Query(key, key) for key in judged], {"test": judged})
-    pairs = Pairs(np.array([[0, 0]]), np.array([[0, 0]]), {"t": "t"}, {})
+    pairs = Pairs(np.array([[0, 0]]), np.array([[0, 0], [0, 1]]), {"t": "t"}, {})  # d1 is known, and not trained on
     found = overlap(dataset, pairs, "test")
     assert found.shared == {"same", "equal text", "one of two"}
     assert found.new == {"new", "judged, not relevant"}
@@ -51,6 +51,10 @@ def test_both_parts_are_measured_and_compared_with_the_base() -> None:
     assert told["new"]["systems"]["base"]["mean"] == pytest.approx(0.7)
     assert told["shared"]["difference"]["difference"] == pytest.approx(0.55)
     assert told["new"]["difference"]["difference"] == pytest.approx(-0.1)
+    third = evaluation("third", {"s1": 0.1, "s2": 0.4, "n1": 0.2, "n2": 0.5})
+    more = measured([base, own, third], found, "base", "own")
+    assert more["shared"]["difference"] == told["shared"]["difference"]  # a family of one comparison
+    assert measured([base, own], type(found)(frozenset({"s1"}), found.new), "base", "own") == {}
     first, second = notes_of(told)
     assert first.startswith("The 2 queries with a relevant document")
     assert "of own 0.850, of base 0.300" in first
@@ -87,3 +91,10 @@ def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "overlap.json").write_text(content)
     with pytest.raises((IntegrityError, InputError), match=r"overlap\.json"):
         saved(tmp_path / "overlap.json")
+
+
+def test_each_measure_has_its_own_interval() -> None:
+    per_query = {str(at): {"nDCG@10": float(at % 2), "R@10": 1.0} for at in range(20)}
+    found = estimates(per_query)
+    assert found["R@10"] == Estimate(1.0, 1.0, 1.0)
+    assert found["nDCG@10"].low < 0.5 < found["nDCG@10"].high

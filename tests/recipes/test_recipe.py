@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.recipes._run_folder import check_processes
 from lodesmith.recipes.recipe import Recipe, load, load_any, shipped
 
 
 def test_every_shipped_recipe_loads_and_its_header_is_its_command() -> None:
     found = shipped()
-    assert len(found) == 7
+    assert len(found) == 9
     for name, path in found.items():
         assert load_any(name).name == name
         assert path.read_text(encoding="utf-8").startswith(f"# lode train {name} ")
@@ -131,3 +133,13 @@ def test_epochs_that_are_asked_for_are_meant() -> None:
     assert load("isotropic", ["data=some", "stages.0.epochs=2"]).stages[0].min_steps == 0
     both = load("isotropic", ["data=some", "stages.0.min_steps=7", "stages.0.epochs=2"]).stages[0]
     assert (both.epochs, both.min_steps) == (2, 7)
+
+
+@pytest.mark.parametrize(("wanted", "fits"), [(None, True), (1, False), (2, True), (3, False)])
+def test_a_training_has_as_many_processes_as_its_recipe_says(
+    wanted: int | None, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lodesmith.recipes._run_folder.ranks", lambda: (0, 2))
+    recipe = load("isotropic", {"data": "some", "engine.processes": wanted})
+    with nullcontext() if fits else pytest.raises(ConfigError, match=f"is {wanted}, and this training has 2"):
+        check_processes(recipe)

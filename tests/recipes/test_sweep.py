@@ -356,3 +356,7 @@ def test_the_forecast_sums_what_is_left(world: dict[str, Any], report: Report, t
     wider = sweep.plan(["isotropic"], world, TEMPERATURES | {"seed": [0, 1, 2]}, out=report.out).forecast()
     assert wider["sum"]["to_train"] == 2
     assert wider["sum"]["steps"] * 2 == fresh["sum"]["steps"]
+
+
+def test_a_key_of_groups_alone_is_found_there() -> None:
+    assert places("freeze_epochs", load("isotropic", {"data": "some"})) == ["stages.0.optim.groups.0.freeze_epochs"]

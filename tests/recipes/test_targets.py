@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,10 @@ def test_the_ceiling_is_that_of_principal_components() -> None:
     assert two.explained < 1
     assert two.cosine < 1
     assert "2 dimensions hold" in two.to_text()
+
+
+def test_only_what_cosine_compares_has_length_one(models: list[Path], cache: Path) -> None:
+    first, second = sources([str(model) for model in models], [], TEXTS)
+    both = Targets([replace(first, metric="dot"), second], TEXTS).take("document", np.arange(3))
+    np.testing.assert_array_equal(both[:, :32], Targets([first], TEXTS).take("document", np.arange(3)))
+    np.testing.assert_allclose(np.linalg.norm(both[:, 32:], axis=1), 0.5**0.5, atol=1e-5)

@@ -193,6 +193,14 @@ def test_a_small_dataset_is_gone_over_more_often(dataset: Path, tiny_model: Path
     assert training.recipe.stages[0].passes(9, accumulate=3) == 3
 
 
+def test_more_passes_are_validated_as_often_as_the_epochs_say(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    given = {"stages.0.epochs": 3, "stages.0.min_steps": 7, "stages.0.batch_size": 24, "engine.accumulate": 2}
+    training = plan("isotropic", overrides(dataset, tiny_model, **given), out=tmp_path / "run")
+    stage = training.stage(training.recipe.stages[0])
+    assert len(stage.batches) == 3  # two steps
+    assert (stage.epochs, stage.validate_every, stage.checkpoint_every) == (4, 3, 3)
+
+
 def test_forecast_trains_nothing(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
     report = forecast(plan("isotropic", overrides(dataset, tiny_model), out=tmp_path / "run"))
     assert report["steps"] == {"contrast": 6 * -(-report["pairs"] // 16)}

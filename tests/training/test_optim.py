@@ -113,3 +113,8 @@ def test_each_optimiser_moves_its_parameters(name: str, kind: type[torch.optim.O
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         OptimSettings.model_validate(wrong)
+
+
+def test_only_an_optional_pattern_may_fit_nothing() -> None:
+    settings = OptimSettings(groups=(Group(match="lora.*", optional=True),))
+    assert freeze(settings, module()).keys() == {REST}

@@ -14,6 +14,7 @@ from lodesmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from lodesmith.recipes.compressing import Compressed
+    from lodesmith.recipes.retention import Retention
     from lodesmith.reports.paper_tables import PaperTable
 
 MARKDOWN = "table for a paper to write, a row a dataset and their average, as Markdown"
@@ -22,6 +23,7 @@ CODEC = (
     "measure the vectors in fewer bytes too: float16, int8, binary:rescore=4, pq:m=48, matryoshka:m=128,then=int8; "
     "give it several times for a table of quality against bytes (--out and --run are folders then)"
 )
+TEACHER = "hold the system, a student, against this one: what it keeps, how much faster it is, and where it loses"
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
@@ -38,6 +40,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     measures: Annotated[str, typer.Option(help="more measures, such as nDCG@20,R@50")] = "",
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     codec: Annotated[list[str] | None, typer.Option(metavar="NAME[:SETTING=VALUE,…]", help=CODEC)] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="SYSTEM", help=TEACHER)] = None,
+    report: Annotated[Path | None, typer.Option(help="with --teacher: HTML page to write")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="evaluation file to write (with several datasets a folder; what is finished there is kept)"),
@@ -55,9 +59,21 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     from lodesmith.reports.paper_tables import averages, paper_table, paper_text
     from lodesmith.reports.tables import MEASURES, evaluation_text
 
-    _distinct(out, run, markdown, latex)
-    _writable(markdown, latex)
+    _distinct(out, run, markdown, latex, report)
+    _writable(markdown, latex, report)
     extra = [name for name in measures.split(",") if name]
+    if teacher is not None:
+        _only_teacher(codec, run)
+        from lodesmith.recipes.retention import retention_datasets
+
+        with progress():
+            held = retention_datasets(
+                system, teacher, datasets, split=split, measures=extra, out=out, passages=passages
+            )
+        _show_retention(as_json, held, markdown, latex, report)
+        return
+    if report is not None:
+        raise InputError("--report is written with --teacher alone", "compare evaluation files: lode compare --report")
     if codec:
         from lodesmith.recipes.compressing import compressed_datasets
 
@@ -109,6 +125,34 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
         if path is not None:
             say(f"wrote {path}")
     show(as_json, comparison.to_json(), comparison_text(evaluations, comparison))
+
+
+def _only_teacher(codec: list[str] | None, run: Path | None) -> None:
+    """Refuse what `--teacher` does not measure."""
+    if codec or run is not None:
+        raise InputError(f"--teacher and --{'codec' if codec else 'run'} do not go together", "measure one at a time")
+
+
+def _show_retention(
+    as_json: bool, found: list[Retention], markdown: Path | None, latex: Path | None, report: Path | None
+) -> None:
+    """Student against teacher, on the screen and where asked."""
+    from lodesmith.core.files import write_text
+    from lodesmith.reports.retention_table import losses_text, parts_table, retention_notes, retention_table
+    from lodesmith.reports.tables import to_latex, to_markdown, to_text
+
+    told = [each.to_json() for each in found]
+    tables = [retention_table(told), parts_table(told)]
+    for path, render in ((markdown, to_markdown), (latex, to_latex)):
+        if path is not None:
+            write_text(path, "\n".join(render(table) for table in tables))
+            say(f"wrote {path}")
+    if report is not None:
+        from lodesmith.recipes.retention import retention_page
+
+        write_text(report, retention_page(found, retention_notes(told)))
+        say(f"wrote {report}")
+    show(as_json, {"retentions": told}, "\n".join([*map(to_text, tables), losses_text(told)]))
 
 
 def _show_codecs(as_json: bool, found: Compressed, markdown: Path | None, latex: Path | None) -> None:

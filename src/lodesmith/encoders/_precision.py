@@ -45,13 +45,15 @@ def apply(encoder: TransformerEncoder, wanted: str, reference: Tensor) -> str:
         reference: float32 vectors of the encoder's check texts.
 
     Returns:
-        What it is now: `float32`, `bfloat16` or `bfloat16-linear`.
+        What it is now: `float32`, `bfloat16` or `bfloat16-linear`; of an exported model, what it was exported to.
 
     Raises:
         ConfigError: there is no such precision, or bfloat16 was asked for and misses the cosine.
     """
     if wanted not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"no precision is called {wanted!r}", "choose auto, float32 or bfloat16")
+    if exported := getattr(encoder.model, "exported", None):
+        return str(exported)
     transformer = encoder.model.transformers_model
     if wanted == "float32" or (wanted == "auto" and not multiplies_bfloat16(encoder.device)) or transformer is None:
         return "float32"
@@ -108,9 +110,10 @@ class _Rounded:
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if inputs[0].dtype == torch.bfloat16:
             return inputs
-        if self.last is None or self.last[0] is not inputs[0]:
-            self.last = (inputs[0], inputs[0].to(torch.bfloat16))
-        return (self.last[1], *inputs[1:])
+        last = self.last  # another thread may run another batch through the layer meanwhile
+        if last is None or last[0] is not inputs[0]:
+            self.last = last = (inputs[0], inputs[0].to(torch.bfloat16))
+        return (last[1], *inputs[1:])
 
 
 def _float_features(_: nn.Module, __: Any, features: dict[str, Any]) -> dict[str, Any]:

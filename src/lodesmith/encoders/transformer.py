@@ -129,7 +129,14 @@ class TransformerEncoder:
             raise InputError(f"ids and texts are not the same number: {len(ids)} != {len(texts)}")
         parts, counts = self.reader.passages(texts, self.passages, side)
         reading = self.reader.read(parts, side)
-        values = np.empty((len(parts), self.dimension), np.float32)
+        values = self.values(reading, side)
+        _finite(values, self.source)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Vectors(values, offsets, ids, self._info(side, reading, offsets, ids))
+
+    def values(self, reading: Reading, side: Side) -> NDArray[np.float32]:
+        """The vectors of texts that are tokens already, float32 [n, d], in batches of like length."""
+        values = np.empty((len(reading.texts), self.dimension), np.float32)
 
         def fill(batch: NDArray[np.int64]) -> None:
             with torch.inference_mode():  # it holds for one thread only
@@ -138,9 +145,7 @@ class TransformerEncoder:
         budget = budget_of(int(reading.lengths.sum()), self.batch_tokens, self.device)
         groups = list(batches(reading.lengths, budget, padded=not self.packed))
         each_on_one_core(fill, groups, self.device, short=int(reading.lengths.sum()) < FEWEST_TOKENS)
-        _finite(values, self.source)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Vectors(values, offsets, ids, self._info(side, reading, offsets, ids))
+        return values
 
     def embed(self, texts: Sequence[str], side: Side = "document") -> Tensor:
         """Texts → tensor [n, d] with gradients, for training; long texts are truncated."""

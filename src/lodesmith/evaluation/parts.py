@@ -15,16 +15,15 @@ from lodesmith.evaluation.significance import bootstrap_means, interval
 __all__ = ["estimates", "part"]
 
 
-def estimates(per_query: Mapping[str, Mapping[str, float]], seed: int = 0) -> dict[str, Estimate]:
+def estimates(per_query: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
     """Each measure's mean over the queries with its 95 % bootstrap interval.
 
     Args:
         per_query: query id → measure → value; all have the same measures, and there is one at least.
-        seed: of the resampling.
     """
     rows = list(per_query.values())
     columns = {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
-    drawn = bootstrap_means(list(columns.values()), seed=seed)
+    drawn = bootstrap_means(list(columns.values()))
     means = {name: math.fsum(column) / len(rows) for name, column in columns.items()}
     return {name: Estimate(mean, *interval(drawn[:, at], mean)) for at, (name, mean) in enumerate(means.items())}
 

@@ -123,8 +123,13 @@ def _check_type(config: Json, folder: Path) -> None:
 
 def weigh(found: Checkup, folder: Path) -> dict[str, Tensor]:
     """The folder's tensors, and what they weigh."""
+    from lodesmith.encoders._exported import kind_of
+
     refuse_pickles(folder)
     tensors: dict[str, Tensor] = {}
+    if kind := kind_of(folder):
+        found.notes.append(f"exported as {kind}: its files have hashes, which are compared when it is loaded")
+        return tensors
     found.attempt(lambda: tensors.update(of_folder(folder)))
     count = sum(tensor.count for tensor in tensors.values())
     found.facts["parameters"] = found.facts.get("parameters", 0) + count

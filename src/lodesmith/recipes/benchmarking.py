@@ -16,6 +16,7 @@ from lodesmith.core.progress import track
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation import measures as measuring
+from lodesmith.recipes._hybrid_folder import hybrid_of
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.systems import parts_of, resolve
 
@@ -217,6 +218,8 @@ class _Plan:
 def _content(part: str) -> list[str]:
     """The spelling of a part of a system, and the content of what it names."""
     name, path = part, Path(part.removeprefix("rerank:"))
+    if (hybrid := hybrid_of(part)) is not None:
+        return [name, _folder_content(hybrid[0])]  # its manifest has the fingerprints of both models
     if not path.exists():
         depth, _, model = part.removeprefix("rerank:").partition(":")
         path = Path(model) if part.startswith("rerank:") and depth.isdigit() else path

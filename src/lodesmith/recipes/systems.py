@@ -20,6 +20,7 @@ from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
 from lodesmith.recipes._fusion import Fusion, fusion_of
+from lodesmith.recipes._hybrid_folder import hybrid_of, hybrid_system
 from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ class Resolver:
             return System(spelling, Chance(tuple(self.dataset.documents)), {"index_bytes": 0, "parameters": 0})
         if path.is_file():
             return System(path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False)
-        if _is_index(path):
-            return _stored(path)
-        return self._encoded(spelling)
+        if routed := hybrid_of(spelling):
+            return hybrid_system(self, *routed)
+        return _stored(path) if _is_index(path) else self._encoded(spelling)
 
     def _encoded(self, spelling: str) -> System:
         """A model; of a run without labels BM25 beside it, fused as training chose."""

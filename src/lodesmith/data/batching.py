@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError, InputError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.vectors import Vectors
+from lodesmith.data._position import Position
 
 __all__ = ["Crowd", "Deal", "Documents", "PairBatches", "Rows", "crowd", "deal"]
 
@@ -243,7 +244,7 @@ def _fill(tables: list[_Table], free: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
-class PairBatches:
+class PairBatches(Position):
     """Batches of (query, positive document) pairs over stored vectors; a `training.Batches`.
 
     A batch is a mapping of tensors: `queries` and `documents` float32 [n, d], `query_ids` and `document_ids` int64 [n];
@@ -287,6 +288,7 @@ class PairBatches:
         corpus: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
+        super().__init__()
         self._queries, self._documents = Rows(queries), Rows(documents)
         self._distinct = Documents(self._documents, None if distinct is None else np.asarray(distinct, np.int64))
         self._corpus = {"corpus": self._distinct} if corpus else {}
@@ -302,8 +304,6 @@ class PairBatches:
         self.batch_size, self.seed, self.shard = batch_size, seed, shard
         self.pool = min(pool, len(self._distinct.ids))
         self._every: torch.Tensor | None = None
-        self._epoch = 0
-        self._batch = 0
         self._dealt: tuple[int, Deal] | None = None
 
     def _check(self, batch_size: int, pool: int, shard: tuple[int, int]) -> None:
@@ -326,31 +326,13 @@ class PairBatches:
         return math.ceil(len(self.pairs) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self._epoch
-        while self._epoch == epoch:
-            batch = self._gather(self._batch)
-            self._batch += 1
-            if self._batch == len(self):
-                self._epoch, self._batch = epoch + 1, 0
+        for _, number in self.rest():
+            batch = self._gather(number)
+            self.passed()
             yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch, and what their meaning depends on."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._meaning()}
 
     def _meaning(self) -> dict[str, Any]:
         return {"seed": self.seed, "pairs": len(self.pairs), "batch_size": self.batch_size, "pool": self.pool}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position.
-
-        Raises:
-            ResumeError: it is a position in other batches.
-        """
-        for name, value in self._meaning().items():
-            if state[name] != value:
-                raise ResumeError(f"the batches were begun with {name} {state[name]}, not {value}", "use the same data")
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
 
     def _deal(self) -> Deal:
         if self._dealt is None or self._dealt[0] != self._epoch:

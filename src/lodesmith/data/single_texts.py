@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError, InputError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.data._position import Position
 from lodesmith.data.tokens import Tokens
 
 __all__ = ["SingleTexts"]
 
 
-class SingleTexts:
+class SingleTexts(Position):
     """Batches of texts of either side as token ids; a `training.Batches`.
 
     A batch is a mapping: `query_ids` int64 [q] and `document_ids` int64 [d], numbers of texts, and `queries` and
@@ -56,6 +57,7 @@ class SingleTexts:
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
+        super().__init__()
         if batch_size < shard[1] or not 0 <= shard[0] < shard[1]:
             raise ConfigError(f"batch_size {batch_size} or shard {shard} is out of range")
         self._queries, self._documents = queries, documents
@@ -68,7 +70,6 @@ class SingleTexts:
         self._texts: NDArray[np.int64] = first
         self._batches = min(math.ceil(len(first) / batch_size), len(first) // shard[1])
         self._data = hashlib.blake2b(first.tobytes() + self._lengths().tobytes(), digest_size=16).hexdigest()
-        self._epoch = self._batch = 0
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def _lengths(self) -> NDArray[np.int32]:
@@ -83,30 +84,10 @@ class SingleTexts:
         return self._batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self._epoch
-        while self._epoch == epoch:
-            batch = self._gather(self._share(self._batch))
-            self._batch += 1
-            if self._batch == len(self):
-                self._epoch, self._batch = epoch + 1, 0
+        for _, number in self.rest():
+            batch = self._gather(self._share(number))
+            self.passed()
             yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch, and what their meaning depends on."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._meaning()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position.
-
-        Raises:
-            ResumeError: it is a position in other batches.
-        """
-        for name, value in self._meaning().items():
-            if state.get(name) != value:
-                raise ResumeError(
-                    f"the batches were begun with {name} {state.get(name)}, not {value}", "use the same data"
-                )
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
 
     def _meaning(self) -> dict[str, Any]:
         return {"seed": self.seed, "batch_size": self.batch_size, "data": self._data}

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError, InputError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.data._budget import Budget, Examples
 from lodesmith.data._conflicts import conflicts_of, no_conflicts
 from lodesmith.data._plan import Plan, Planner, collisions_of
+from lodesmith.data._position import Position
 from lodesmith.data.tokens import Tokens
 
 __all__ = ["Plan", "TextBatches", "pad", "spread"]
@@ -30,7 +31,7 @@ _NONE = np.zeros((0, 2), np.int64)
 Packed = dict[str, torch.Tensor]
 
 
-class TextBatches:
+class TextBatches(Position):
     """Batches of (query, positive document, any number of negatives) as token ids; a `training.Batches`.
 
     A batch is a mapping. `query_ids` and `document_ids`, int64 [n], are numbers of texts; equal texts have the smallest
@@ -94,6 +95,7 @@ class TextBatches:
         apart: bool = True,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
+        super().__init__()
         if not noise >= 0 or not 0 <= shard[0] < shard[1]:
             raise ConfigError(f"noise {noise} or shard {shard} is out of range")
         self.budget = Budget(tokens, batch_size, padded, fewest=shard[1])
@@ -114,8 +116,6 @@ class TextBatches:
         conflicts = conflicts_of(merged, others) if apart else no_conflicts(merged)
         self._planner = Planner(self.examples, conflicts, self.budget, seed, noise)
         self._data = _digest(self.examples, others)
-        self._epoch = 0
-        self._batch = 0
         self._planned: tuple[int, Plan] | None = None
 
     # --------------------------------------------------------------- position
@@ -128,35 +128,6 @@ class TextBatches:
             batch = self.gather(self.share(epoch, number))
             self.passed()
             yield batch
-
-    def rest(self) -> Iterator[tuple[int, int]]:
-        """(epoch, batch) from the position to the end of its epoch."""
-        epoch = self._epoch
-        for number in range(self._batch, len(self)):
-            yield epoch, number
-
-    def passed(self) -> None:
-        """Move the position on by a batch."""
-        self._batch += 1
-        if self._batch == len(self):
-            self._epoch, self._batch = self._epoch + 1, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and batch, and what their meaning depends on: the same on all ranks, 300 bytes of JSON."""
-        return {"epoch": self._epoch, "batch": self._batch, **self._meaning()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position.
-
-        Raises:
-            ResumeError: it is a position in other batches.
-        """
-        for name, value in self._meaning().items():
-            if state.get(name) != value:
-                raise ResumeError(
-                    f"the batches were begun with {name} {state.get(name)}, not {value}", "use the same data"
-                )
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
 
     def _meaning(self) -> dict[str, Any]:
         limits = {"tokens": self.budget.tokens, "batch_size": self.budget.examples, "padded": self.budget.padded}

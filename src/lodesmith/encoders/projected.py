@@ -20,7 +20,7 @@ from lodesmith.encoders._identity import digest
 from lodesmith.encoders._loading import load_model, quiet
 from lodesmith.encoders.transformer import TransformerEncoder
 
-__all__ = ["IsotropicGaussianEncoder", "Kind", "ProjectionLayer"]
+__all__ = ["IsotropicGaussianEncoder", "Kind", "ProjectionLayer", "card"]
 
 Kind = Literal["mlp", "linear", "residual_linear", "none"]
 
@@ -306,26 +306,21 @@ class IsotropicGaussianEncoder(nn.Module):
 
     def _card(self) -> str:
         """The model card."""
-        shape = f"{self.projection.input} → {self.dimension}"
-        return _CARD.format(
-            base=self.base.source,
-            kind=self.projection.kind.replace("_", " "),
-            shape=shape,
-            metric=self.metric,
-            parameters=self.parameters_total,
+        kind, shape = self.projection.kind.replace("_", " "), f"{self.projection.input} → {self.dimension}"
+        return card(
+            f"{self.base.source} with a trained projection",
+            f"A {kind} projection ({shape}) over `{self.base.source}`, trained with lodesmith. Vectors are compared by "
+            f"{self.metric}.\n{self.parameters_total:,} parameters; weights are safetensors; no code of its own is needed.",
         )
 
 
-_CARD = """---
+_HEAD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, retrieval, lodesmith]
 ---
-# {base} with a trained projection
-
-A {kind} projection ({shape}) over `{base}`, trained with lodesmith. Vectors are compared by {metric}.
-{parameters:,} parameters; weights are safetensors; no code of its own is needed.
-
+"""
+_USE = """
 ```python
 from sentence_transformers import SentenceTransformer
 
@@ -335,3 +330,8 @@ documents = model.encode_document(["a passage", "another passage"])
 print(model.similarity(queries, documents))
 ```
 """
+
+
+def card(title: str, text: str) -> str:
+    """A model card: what the hub reads, a title, a paragraph, and how the folder is used."""
+    return f"{_HEAD}# {title}\n\n{text}\n{_USE}"

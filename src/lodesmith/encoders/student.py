@@ -11,7 +11,7 @@ from torch import nn
 
 from lodesmith.core.protocols import Metric
 from lodesmith.encoders._truncated import Keep, truncate
-from lodesmith.encoders.projected import IsotropicGaussianEncoder, Kind
+from lodesmith.encoders.projected import IsotropicGaussianEncoder, Kind, card
 from lodesmith.encoders.transformer import TransformerEncoder
 
 __all__ = ["StudentModelWithProjection"]
@@ -99,7 +99,11 @@ class StudentModelWithProjection(IsotropicGaussianEncoder):
         return self._described(added, self.dimension, self.metric)
 
     def _described(self, added: str, dimension: int, metric: Metric) -> str:
-        return _CARD.format(base=self.base.source, added=added, dimension=dimension, metric=metric)
+        return card(
+            f"A student from {self.base.source}",
+            f"`{self.base.source}`, trained with lodesmith{added}. Vectors have {dimension} dimensions and are compared by "
+            f"{metric}; weights are\nsafetensors; no code of its own is needed.",
+        )
 
 
 def _some_layers(base: TransformerEncoder, layers: int, keep: Keep) -> TransformerEncoder:
@@ -118,24 +122,3 @@ def _some_layers(base: TransformerEncoder, layers: int, keep: Keep) -> Transform
     )
     cut.source = f"{base.source} ({layers} layers, {keep})"
     return cut
-
-
-_CARD = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, retrieval, lodesmith]
----
-# A student from {base}
-
-`{base}`, trained with lodesmith{added}. Vectors have {dimension} dimensions and are compared by {metric}; weights are
-safetensors; no code of its own is needed.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/of/this/folder")
-queries = model.encode_query(["a question"])
-documents = model.encode_document(["a passage", "another passage"])
-print(model.similarity(queries, documents))
-```
-"""

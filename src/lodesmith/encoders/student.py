@@ -101,8 +101,8 @@ class StudentModelWithProjection(IsotropicGaussianEncoder):
     def _described(self, added: str, dimension: int, metric: Metric) -> str:
         return card(
             f"A student from {self.base.source}",
-            f"`{self.base.source}`, trained with lodesmith{added}. Vectors have {dimension} dimensions and are compared by "
-            f"{metric}; weights are\nsafetensors; no code of its own is needed.",
+            f"`{self.base.source}`, trained with lodesmith{added}. Vectors have {dimension} dimensions and are compared "
+            f"by {metric}.\nWeights are safetensors; it needs no code of its own.",
         )
 
 

@@ -310,7 +310,7 @@ class IsotropicGaussianEncoder(nn.Module):
         return card(
             f"{self.base.source} with a trained projection",
             f"A {kind} projection ({shape}) over `{self.base.source}`, trained with lodesmith. Vectors are compared by "
-            f"{self.metric}.\n{self.parameters_total:,} parameters; weights are safetensors; it needs no code of its own.",
+            f"{self.metric}.\n{self.parameters_total:,} parameters; safetensors; it needs no code of its own.",
         )
 
 

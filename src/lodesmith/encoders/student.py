@@ -101,7 +101,7 @@ class StudentModelWithProjection(IsotropicGaussianEncoder):
     def _described(self, added: str, dimension: int, metric: Metric) -> str:
         return card(
             f"A student from {self.base.source}",
-            f"`{self.base.source}`, trained with lodesmith{added}. Vectors have {dimension} dimensions and are compared "
+            f"`{self.base.source}`, trained with lodesmith{added}. Vectors have {dimension} dimensions, compared "
             f"by {metric}.\nWeights are safetensors; it needs no code of its own.",
         )
 

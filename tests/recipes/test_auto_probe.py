@@ -19,11 +19,12 @@ def test_the_longest_examples_keep_together() -> None:
     batch = {
         "queries": packed(3, 1, 2),
         "documents": packed(5, 9, 7),
-        "negatives": packed(4, 4),
+        "negatives": packed(4, 6),
         "query_ids": torch.tensor([0, 1, 2]),
         "document_ids": torch.tensor([10, 11, 12]),
         "negative_ids": torch.tensor([[1], [2], [-1]]),
         "document_targets": torch.tensor([[0.0], [1.0], [2.0]]),
+        "negative_targets": torch.tensor([[7.0], [8.0]]),
         "known": 7,
     }
     paired = _longest(batch, 2, paired=True)
@@ -33,8 +34,9 @@ def test_the_longest_examples_keep_together() -> None:
     assert (paired["query_ids"].tolist(), paired["document_ids"].tolist()) == ([1, 2], [11, 12])
     assert paired["document_targets"].tolist() == [[1.0], [2.0]]
     assert paired["known"] == 7
-    assert "negatives" not in paired
-    assert "negative_ids" not in paired
+    assert paired["negative_ids"].tolist() == [[2], [-1]]
+    assert paired["negatives"]["ids"].tolist() == [6] * 6
+    assert paired["negative_targets"].tolist() == [[8.0]]
     assert _longest(batch, 2, paired=False)["query_ids"].tolist() == [0, 2]
 
 

@@ -18,9 +18,11 @@ from lodesmith.core.events import Checkpoint, Event, Validation
 from lodesmith.core.files import read_json
 from lodesmith.encoders.transformer import TransformerEncoder
 from lodesmith.recipes.targets import ceiling
-from lodesmith.recipes.train import plan
+from lodesmith.recipes.teaching import teach_vectors
+from lodesmith.recipes.train import forecast, plan
 from lodesmith.testing import tiny_dataset
 
+CONTRAST = {"name": "contrast", "objective": {"use": "contrast"}}
 pytestmark = pytest.mark.usefixtures("cache")
 
 
@@ -109,6 +111,38 @@ def _until(events: Iterator[Event], checkpoints: int | None) -> Iterator[Event]:
                 return
 
 
+def test_a_teacher_that_is_gone_is_not_needed(data: Path, teacher: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(teacher, tmp_path / "own"))
+    teach_vectors(data, str(own))
+    shutil.rmtree(own)
+    list(plan("distil", settings(data, teacher, teacher=str(own)), out=tmp_path / "run").events())
+    assert (tmp_path / "run" / "report.html").exists()
+    measured = {path.stem for path in (tmp_path / "run" / "evaluations").iterdir()}
+    assert measured == {"random", "bm25", "untrained", "distil"}
+
+
+def test_the_report_has_the_teacher_beside(data: Path, teacher: Path, tmp_path: Path) -> None:
+    given = settings(data, teacher, **{"base": "teacher", "stages.0.epochs": 1, "stages.1.epochs": 1})
+    list(plan("distil", given, out=tmp_path / "run").events())
+    measured = {path.stem for path in (tmp_path / "run" / "evaluations").iterdir()}
+    assert measured == {"random", "bm25", "teacher", "untrained", "distil"}
+
+
+def test_similarities_are_the_teachers_own(data: Path, teacher: Path, tmp_path: Path) -> None:
+    other = tiny_models.build(tmp_path / "dot", similarity_fn_name="dot")
+    training = plan("distil", settings(data, teacher, teacher=str(other)), out=tmp_path / "run", reported=False)
+    objective = training.stage(training.recipe.stages[1]).objective
+    assert objective._teacher.similarity.__name__ == "dot"
+
+
+def test_a_dry_run_encodes_nothing_by_the_teacher(
+    data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformerEncoder, "encode", None)
+    told = forecast(plan("distil", settings(data, teacher, **{"data.limit": 32}), out=tmp_path / "run"))
+    assert told["steps"]["align"] == 4
+
+
 def test_another_teacher_is_another_run(data: Path, teacher: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(teacher, tmp_path / "own"))
     given = settings(data, teacher, teacher=str(own))
@@ -138,6 +172,10 @@ def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: P
         ({"stages.0.objective": {"use": "mimic"}}, "no term has a weight"),
         ({"stages.1.objective.margin_mse": 1.0}, "set data.negatives=negatives"),
         ({"encoder": {"use": "projected"}}, "mimics nobody"),
+        ({"stages.0.objective.mse": {"weight": 0}, "stages.0.objective.cosine": 0}, "no term has a weight"),
+        ({"stages.0.objective.dimensions": [8]}, "whole vectors"),
+        ({"stages.0.objective": {"use": "contrast"}, "stages.0.pairs": "judged", "stages.1": CONTRAST}, "no stage"),
+        ({"base": "teacher", "teacher": None}, "the recipe has none"),
         ({"encoder": {"use": "bag", "init": "teacher"}, "teacher": None}, "the recipe has none"),
         ({"stages.0.objective.mse": {"weight": -1}}, "greater than or equal to 0"),
         ({"teacher": "nowhere/model"}, "nowhere/model"),

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import tiny_models
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Side
 from lodesmith.data.single_texts import SingleTexts
 from lodesmith.data.tokens import FastTokenizer, TokenStore
 from lodesmith.encoders.transformer import TransformerEncoder
-from lodesmith.recipes.targets import Targets, Taught, ceiling, sources
+from lodesmith.recipes.targets import Targets, Taught, ceiling, dimension_of, sources
 from lodesmith.recipes.teaching import teach_vectors
 from lodesmith.testing import tiny_dataset
 
@@ -129,7 +129,29 @@ def test_the_ceiling_is_that_of_principal_components() -> None:
 
 
 def test_only_what_cosine_compares_has_length_one(models: list[Path], cache: Path) -> None:
-    first, second = sources([str(model) for model in models], [], TEXTS)
-    both = Targets([replace(first, metric="dot"), second], TEXTS).take("document", np.arange(3))
-    np.testing.assert_array_equal(both[:, :32], Targets([first], TEXTS).take("document", np.arange(3)))
-    np.testing.assert_allclose(np.linalg.norm(both[:, 32:], axis=1), 0.5**0.5, atol=1e-5)
+    teachers = [replace(teacher, metric="dot") for teacher in sources([str(model) for model in models], [], TEXTS)]
+    numbers = np.arange(3)
+    both = Targets(teachers, TEXTS)
+    assert both.metric == "dot"
+    alone = [Targets([teacher], TEXTS).take("document", numbers) for teacher in teachers]
+    np.testing.assert_array_equal(both.take("document", numbers), np.concatenate(alone, axis=1))
+    with pytest.raises(ConfigError, match="cosine and dot"):
+        Targets([teachers[0], replace(teachers[1], metric="cosine")], TEXTS)
+
+
+def test_weights_that_are_there_say_who_the_teacher_is(models: list[Path], cache: Path, tmp_path: Path) -> None:
+    teacher = Path(shutil.copytree(models[0], tmp_path / "teacher"))
+    folder = tiny_dataset().save(tmp_path / "tiny")
+    teach_vectors(folder, str(teacher), name="teacher")
+    texts: dict[Side, Sequence[str]] = {"document": [own.content for own in tiny_dataset().documents.values()]}
+    (before,) = sources([str(teacher)], [folder], texts)
+    shutil.rmtree(teacher)
+    tiny_models.build(teacher, "mpnet")
+    (after,) = sources([str(teacher)], [folder], texts)
+    assert after.fingerprint != before.fingerprint
+    assert dimension_of(str(teacher), [folder]) == 32
+    shutil.rmtree(teacher)
+    assert sources([str(teacher)], [folder], texts)[0].fingerprint == before.fingerprint
+    assert dimension_of(str(teacher), [folder]) == 32
+    with pytest.raises(InputError):
+        dimension_of(str(teacher), [tiny_dataset(50).save(tmp_path / "other")])

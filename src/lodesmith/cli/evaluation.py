@@ -44,7 +44,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     report: Annotated[Path | None, typer.Option(help="with --teacher: HTML page to write")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="evaluation file to write (with several datasets a folder; what is finished there is kept)"),
+        typer.Option(
+            help="file to write (with several datasets or --codec a folder; finished evaluations there are kept)"
+        ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="TREC run file to write (with several datasets: a folder)")] = None,
     markdown: Annotated[Path | None, typer.Option(help=MARKDOWN)] = None,

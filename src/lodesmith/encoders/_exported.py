@@ -292,6 +292,12 @@ def _write_graph(model: Any, source: TransformerEncoder, folder: Path, manifest:
         write_json(folder / _MANIFEST, manifest | told | {"files": sha256_folder(folder)})
         if _agrees(folder, inputs, transformer):
             return
+        for written in file.parent.glob("*"):  # a second attempt would be added to large weights
+            written.unlink()
+    raise ConfigError(
+        f"{source.source} in {kind} gives other states than the model, with {' and '.join(ways)} attention",
+        "export it to another kind, or with other versions of the packages",
+    )
 
 
 def _agrees(folder: Path, inputs: Mapping[str, Tensor], transformer: Any) -> bool:

@@ -53,6 +53,8 @@ def apply(encoder: TransformerEncoder, wanted: str, reference: Tensor) -> str:
     if wanted not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"no precision is called {wanted!r}", "choose auto, float32 or bfloat16")
     if exported := getattr(encoder.model, "exported", None):
+        if wanted == "bfloat16":
+            raise ConfigError(f"the model is exported to {exported}, which has a precision of its own", "leave it out")
         return str(exported)
     transformer = encoder.model.transformers_model
     if wanted == "float32" or (wanted == "auto" and not multiplies_bfloat16(encoder.device)) or transformer is None:

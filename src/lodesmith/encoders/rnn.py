@@ -119,7 +119,8 @@ class Recurrent(Tower):
         having = places[offsets[1:]] > places[offsets[:-1]]
         vectors = self.embedding.weight.new_zeros(len(having), self.dimension)
         if not bool(having.any()):
-            return vectors + 0 * self.embedding.weight.sum()  # so that a batch without words has a gradient, of zero
+            nothing = sum(0 * parameter.sum() for parameter in self.parameters())
+            return vectors + nothing  # each weight has a gradient, of zero: other processes wait for it
         kept = torch.repeat_interleave(having, offsets.diff())
         pooled = self._pooled(ids[kept], pad(offsets.diff()[having].cumsum(0), (1, 0)))
         if self.projection is not None:

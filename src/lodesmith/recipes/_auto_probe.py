@@ -178,7 +178,7 @@ def _enough(each: Sequence[float]) -> bool:
 
 
 def _longest(batch: Mapping[str, Any], examples: int, *, paired: bool) -> dict[str, Any]:
-    """The examples of a batch of texts with the longest documents, without what was mined for them.
+    """The examples of a batch of texts with the longest documents, and what was mined for them.
 
     Args:
         batch: packed texts, their ids and, where there are such, targets.
@@ -186,20 +186,33 @@ def _longest(batch: Mapping[str, Any], examples: int, *, paired: bool) -> dict[s
         paired: whether query i belongs to document i.
     """
     orders = {name: batch[name]["offsets"].diff().argsort(descending=True)[:examples] for name in _SIDES[:2]}
+    found = {name: value for name, value in batch.items() if not name.startswith(("quer", "document", "negative"))}
     if paired:
         orders["queries"] = orders["documents"]
-    found = {name: value for name, value in batch.items() if not name.startswith(("quer", "document", "negative"))}
+    if "negatives" in batch:
+        ids = batch["negative_ids"]
+        firsts = (ids >= 0).sum(1).cumsum(0) - (ids >= 0).sum(1)
+        found["negative_ids"] = ids[orders["documents"]]
+        counts = (found["negative_ids"] >= 0).sum(1)
+        places = zip(firsts[orders["documents"]].tolist(), counts.tolist(), strict=True)
+        orders["negatives"] = counts.new_tensor([at for first, count in places for at in range(first, first + count)])
     for name, order in orders.items():
-        starts, ends = (batch[name]["offsets"][side][order].tolist() for side in (slice(None, -1), slice(1, None)))
-        texts = [batch[name]["ids"][start:end] for start, end in zip(starts, ends, strict=True)]
-        bounds = order.new_tensor([0, *map(len, texts)]).cumsum(0)
-        found[name] = {"ids": batch[name]["ids"].new_tensor([token for text in texts for token in text.tolist()])}
-        found[name]["offsets"] = bounds
-        one = "query" if name == "queries" else "document"
+        found[name] = _taken(batch[name], order)
+        one = {"queries": "query", "documents": "document", "negatives": "negative"}[name]
         for key in (f"{one}_ids", f"{one}_targets"):
-            if key in batch:
+            if key in batch and key not in found:
                 found[key] = batch[key][order]
     return found
+
+
+def _taken(packed: Mapping[str, Any], order: Any) -> dict[str, Any]:
+    """Some packed texts, in this order."""
+    starts, ends = (packed["offsets"][side][order].tolist() for side in (slice(None, -1), slice(1, None)))
+    texts = [packed["ids"][start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+    return {
+        "ids": packed["ids"].new_tensor([token for text in texts for token in text]),
+        "offsets": order.new_tensor([0, *map(len, texts)]).cumsum(0),
+    }
 
 
 def _total(training: Training, made: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -10,7 +11,7 @@ from lodesmith.core.errors import ConfigError
 from lodesmith.core.registry import check_arguments, check_types, find
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes.learners import way
-from lodesmith.recipes.recipe import AdaptRecipe, Component, Recipe, StagePlan
+from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Component, Recipe, StagePlan
 from lodesmith.training import tracking
 
 __all__ = ["check_components"]
@@ -27,13 +28,7 @@ def check_components(recipe: Recipe) -> None:
     if recipe.document_encoder is not None:
         _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
-    if recipe.teachers and way(recipe.encoder) == "vectors":
-        raise ConfigError(
-            "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
-            "set encoder.freeze_base to false, or choose student, bag or rnn",
-        )
-    if recipe.encoder.settings.get("init") == "teacher" and not recipe.teachers:
-        raise ConfigError("encoder.init: teacher, and the recipe has none", "add teacher=MODEL")
+    _check_teacher(recipe)
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
@@ -90,10 +85,32 @@ def _check_mined(recipe: Recipe, stage: StagePlan, place: str) -> None:
         )
 
 
+def _check_teacher(recipe: Recipe) -> None:
+    """A teacher is mimicked, by something that can; and what names the teacher has one."""
+    towers = [own for own in (recipe.encoder, recipe.document_encoder) if own is not None]
+    begins = any(own.settings.get("init") == TEACHER for own in towers)
+    if not recipe.teachers:
+        if begins or recipe.base == TEACHER:
+            place = "encoder.init" if begins else "base"
+            raise ConfigError(f"{place}: teacher, and the recipe has none", "add teacher=MODEL")
+        return
+    if way(recipe.encoder) == "vectors":
+        raise ConfigError(
+            "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
+            "set encoder.freeze_base to false, or choose student, bag or rnn",
+        )
+    if not begins and not any(_mimics(stage) for stage in recipe.stages):
+        raise ConfigError("teacher: no stage mimics it", "leave it out, or use the recipe distil")
+
+
+def _mimics(stage: StagePlan) -> bool:
+    return bool(getattr(find("objectives", stage.objective.use), "taught", False))
+
+
 def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:
     """What mimics a teacher needs one, and something to mimic; single texts teach nothing else."""
     kind, settings = find("objectives", stage.objective.use), stage.objective.settings
-    if not getattr(kind, "taught", False):
+    if not _mimics(stage):
         if stage.pairs == "none":
             raise ConfigError(
                 f"{place}.pairs: none is for an objective that mimics a teacher, not for {stage.objective.use}",
@@ -103,19 +120,29 @@ def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:
     if not recipe.teachers:
         raise ConfigError(f"{place}.objective: {stage.objective.use} mimics a teacher", "add teacher=MODEL")
     terms: tuple[str, ...] = getattr(kind, "terms", ())
-    if not any(settings.get(name) for name in terms):
+    weighed = [name for name in terms if _weighs(settings.get(name))]
+    if not weighed:
         raise ConfigError(f"{place}.objective: no term has a weight", f"give one to some of: {', '.join(terms)}")
-    if settings.get("margin_mse") and recipe.data.negatives is None:
+    if "margin_mse" in weighed and (stage.pairs == "text" or recipe.data.negatives is None):
         raise ConfigError(
-            f"{place}.objective.margin_mse needs mined negatives, and data.negatives names none",
+            f"{place}.objective.margin_mse needs mined negatives, which only pairs: judged with data.negatives has",
             "mine them (`lode data mine DIR --with bm25`) and set data.negatives=negatives",
         )
-    compares = [name for name in getattr(kind, "comparing", ()) if settings.get(name)]
+    compares = [name for name in getattr(kind, "comparing", ()) if name in weighed]
     if stage.pairs == "none" and compares:
         raise ConfigError(
             f"{place}.objective.{compares[0]}: it compares queries with documents, and pairs: none has none",
             "leave it out, or set pairs to judged or text",
         )
+    if settings.get("dimensions") and not set(weighed) - {"mse", "cosine"}:
+        raise ConfigError(
+            f"{place}.objective.dimensions: mse and cosine are of whole vectors", "add relational, or leave it out"
+        )
+
+
+def _weighs(term: Any) -> bool:
+    """Whether a term, a number or a mapping, has a weight at some time."""
+    return bool(term.get("weight") or term.get("begin")) if isinstance(term, Mapping) else bool(term)
 
 
 def _check_predictor(encoder: Component, place: str) -> None:

@@ -120,11 +120,19 @@ def hybrid_system(resolver: Resolver, folder: Path, threshold: float | None = No
         threshold = float(manifest["threshold"]) if threshold is None else threshold
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{folder / 'manifest.json'}: damaged: {error!r}", "make it again: lode hybrid") from None
+    if resolver.passages != (made := manifest.get("passages")):
+        do = f"add --passages {made}" if made else "leave --passages out"
+        raise InputError(
+            f"the router was made over {_passages(made)}, not {_passages(resolver.passages)}", do, path=folder
+        )
     pair = pair_of(resolver, _place(folder, student), _place(folder, teacher))
-    if resolver.passages == manifest.get("passages"):
-        _check(folder, prints, pair.fingerprints)
+    _check(folder, prints, pair.fingerprints)
     routed = Routed(pair.student, pair.teacher.retriever, router, rarity_of(resolver.dataset), threshold)
     return _named(pair, routed, f"{folder.resolve().name}@{threshold:g}", router)
+
+
+def _passages(tokens: int | None) -> str:
+    return f"passages of {tokens} tokens" if tokens else "whole documents"
 
 
 def rarity_of(dataset: Dataset) -> Any:

@@ -17,7 +17,7 @@ from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
 __all__ = [
     "STUDENT",
-    "TEACHER",
+    "TEACHER_FILE",
     "UNTRAINED",
     "check_processes",
     "differences",
@@ -34,7 +34,7 @@ UNTRAINED = "untrained"
 learned anything: a baseline."""
 STUDENT = "model_student"
 """The folder of a run that has a student without the projection to its teacher's space."""
-TEACHER = "teacher.json"
+TEACHER_FILE = "teacher.json"
 """Who is mimicked, and how much of its vectors the student's dimensions can hold."""
 
 

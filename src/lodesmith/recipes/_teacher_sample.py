@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import InputError
-from lodesmith.core.joined import folders_of
-from lodesmith.recipes.recipe import Recipe
-from lodesmith.recipes.targets import Targets, sources
+from lodesmith.recipes.targets import Targets
 
 __all__ = ["TeacherSample"]
 
@@ -35,22 +32,18 @@ class TeacherSample:
     queries: NDArray[np.float32]
 
     @staticmethod
-    def of(recipe: Recipe, targets: Targets, distinct: NDArray[np.int64], texts: Sequence[str]) -> TeacherSample:
-        """Draw documents by the recipe's seed.
+    def of(targets: Targets, held_out: Targets | None, distinct: NDArray[np.int64], seed: int) -> TeacherSample:
+        """Draw documents by a seed.
 
         Args:
-            recipe: names the teachers.
             targets: of every document.
+            held_out: of the validation queries.
             distinct: int64 [m], rows of documents, one of each text.
-            texts: of the validation queries.
+            seed: of the drawing.
         """
-        drawn = np.random.default_rng(recipe.seed).permutation(distinct)[:SAMPLE]
+        drawn = np.random.default_rng(seed).permutation(distinct)[:SAMPLE]
         numbers: NDArray[np.int64] = np.sort(drawn)
-        try:
-            taught = sources(recipe.teachers, folders_of(str(recipe.data.path)), {"query": texts})
-            queries = Targets(taught, {"query": texts}).take("query", np.arange(len(texts)))
-        except InputError:  # it was taught elsewhere, and its weights are not here
-            queries = np.zeros((0, targets.dimension), np.float32)
+        queries = np.zeros((0, targets.dimension), np.float32) if held_out is None else held_out.all("query")
         return TeacherSample(numbers, targets.take("document", numbers), queries)
 
     def __call__(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:

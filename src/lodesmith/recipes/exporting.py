@@ -23,6 +23,8 @@ __all__ = ["Exported", "export"]
 
 TOLERANCE = 1e-4
 """Largest difference of a float32 export's vectors, relative to the largest component."""
+LIKE = 0.8
+"""The least cosine of a text to itself in int8."""
 _FLOAT32 = ("onnx", "openvino")
 _REPORT = "equality.json"
 
@@ -128,13 +130,18 @@ def _told(source: TransformerEncoder, kind: Kind, exported: TransformerEncoder) 
 
 
 def _accept(kind: Kind, agreement: Mapping[str, Any], name: str) -> None:
-    """Refuse a float32 export that gives other vectors."""
+    """Refuse a float32 export that gives other vectors, and one in int8 that gives vectors of other texts."""
     difference = agreement["difference"]
     if kind in _FLOAT32 and not difference <= TOLERANCE:
         raise InputError(
             f"{name} in {kind} gives other vectors: they differ by {difference:.1g} of the largest component, and "
             f"{TOLERANCE:g} is allowed",
             "nothing was written; export it to int8, or with other versions of the packages",
+        )
+    if not (least := agreement["cosine"]["min"]) >= LIKE:
+        raise InputError(
+            f"{name} in {kind} gives other vectors: a text has a cosine of {least:.2f} to its own, not {LIKE}",
+            "nothing was written; this model does not bear int8: export it to onnx or openvino",
         )
 
 

@@ -21,8 +21,10 @@ from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
 from lodesmith.training.tracking import Name as Tracking
 
-__all__ = ["AdaptRecipe", "Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
+__all__ = ["TEACHER", "AdaptRecipe", "Recipe", "WordVectorsRecipe", "load", "load_any", "shipped"]
 
+TEACHER = "teacher"
+"""As a recipe's base, or as a tower's `init`: the first teacher."""
 SHORT = {"data": "data.path"}
 """Overrides that have a shorter spelling than their place in the recipe."""
 
@@ -153,7 +155,7 @@ class Recipe(Section):
     name: str
     seed: int = Field(0, ge=0, lt=2**63)
     data: Data = Data()  # type: ignore[call-arg]
-    base: str = Field("minilm", description="sentence-transformers model: hub name, folder, or `minilm`")
+    base: str = Field("minilm", description="sentence-transformers model: hub name, folder, `minilm`, or `teacher`")
     teacher: str | None = Field(None, description="the model that is mimicked, or several with commas, side by side")
     encoder: Component
     document_encoder: Component | None = Field(None, description="the documents' own tower; null: both sides share one")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lodesmith.core.errors import InputError
 from lodesmith.core.files import sha256_folder, write_json, write_text
+from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes._run_folder import STUDENT, UNTRAINED
@@ -13,13 +17,15 @@ from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.geometry import geometry_of
 from lodesmith.recipes.overlap import measured, notes_of, overlap
 from lodesmith.recipes.recipe import AdaptRecipe, Recipe, WordVectorsRecipe
-from lodesmith.recipes.systems import Resolver, renamed
+from lodesmith.recipes.systems import Resolver, System, renamed
 
 if TYPE_CHECKING:
     from lodesmith.recipes.train import Training
     from lodesmith.recipes.word_vectors import WordVectorsTraining
 
 __all__ = ["OVERLAP", "report"]
+
+_log = logging.getLogger(__name__)
 
 OVERLAP = "overlap.json"
 """The systems on queries that share a document with training, and on the others; only where both kinds exist."""
@@ -42,9 +48,10 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / UNTRAINED)
     base = Path(before).name
     spellings = {"random": "random", "bm25": "bm25", **_taught(recipe, out), base: before, recipe.name: str(out)}
+    resolved = {name: resolver.resolve(spelling) for name, spelling in spellings.items()}
     results = []
-    for name, spelling in spellings.items():
-        system = renamed(resolver.resolve(spelling), name)
+    for name, found in {**resolved, **_teachers(recipe, dataset, set(resolved))}.items():
+        system = renamed(found, name)
         evaluation, _ = evaluate_system(system, dataset, split, recipe.evaluation.measures)
         evaluation.save(out / "evaluations" / f"{name}.json")
         results.append(evaluation)
@@ -66,12 +73,25 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
 
 
 def _taught(recipe: Recipe | WordVectorsRecipe, out: Path) -> dict[str, str]:
-    """The teachers, and the student in its own dimension where its projection gives another."""
+    """The student in its own dimension where its projection gives another."""
     if not isinstance(recipe, Recipe) or not recipe.teachers:
         return {}
-    found = {Path(name).name: name for name in recipe.teachers}
     same = sha256_folder(out / STUDENT) == sha256_folder(out / "model")
-    return found if same else {**found, f"{recipe.name}-student": str(out / STUDENT)}
+    return {} if same else {f"{recipe.name}-student": str(out / STUDENT)}
+
+
+def _teachers(recipe: Recipe | WordVectorsRecipe, dataset: Dataset, taken: Collection[str]) -> dict[str, System]:
+    """The teachers over the documents' vectors that the student learned from; without those that are gone."""
+    found = {}
+    resolver = Resolver(dataset, dtype="float16")
+    for spelling in recipe.teachers if isinstance(recipe, Recipe) else ():
+        name = Path(spelling).name
+        name = spelling if name in taken or name in found else name
+        try:
+            found[name] = resolver.resolve(spelling)
+        except InputError as error:
+            _log.warning("the teacher %s is not there to be measured: %s", spelling, error.what)
+    return found
 
 
 def _shared(training: Training | WordVectorsTraining, results: list[Evaluation], base: str) -> dict[str, Any]:

@@ -73,8 +73,8 @@ class _Recorded:
 class Resolver:
     """Sets up systems over one dataset; parts that several systems share are set up once."""
 
-    def __init__(self, dataset: Dataset, passages: int | None = None) -> None:
-        self.dataset, self.passages = dataset, passages
+    def __init__(self, dataset: Dataset, passages: int | None = None, *, dtype: str = "float32") -> None:
+        self.dataset, self.passages, self.dtype = dataset, passages, dtype
         self._known: dict[str, System] = {}
         self._encoders: dict[str, CrossEncoder] = {}
 
@@ -172,7 +172,7 @@ class Resolver:
     def _dense(self, spelling: str) -> System:
         encoder = load_encoder(spelling, self.passages)
         name = Path(spelling).resolve().name if Path(spelling).exists() else spelling
-        return dense(name, encoder, document_vectors(spelling, encoder, self.dataset.documents))
+        return dense(name, encoder, document_vectors(spelling, encoder, self.dataset.documents, self.dtype))
 
 
 def _parts(spelling: str) -> list[str]:
@@ -210,7 +210,9 @@ def renamed(system: System, name: str) -> System:
     return replace(system, name=name)
 
 
-def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Document]) -> Vectors:
+def document_vectors(
+    model: str, encoder: Encoder, documents: Mapping[str, Document], dtype: str = "float32"
+) -> Vectors:
     """The documents' vectors: from the cache, what is missing encoded now.
 
     Of a run over a frozen base it is the base's vectors that are cached, so a new projection encodes nothing again.
@@ -225,7 +227,7 @@ def document_vectors(model: str, encoder: Encoder, documents: Mapping[str, Docum
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
         if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
-    return VectorCache().vectors(encoder, items, "document")
+    return VectorCache(dtype=dtype).vectors(encoder, items, "document")
 
 
 def _is_frozen(run: Path) -> bool:
@@ -278,6 +280,12 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
     if (path / TOWERS).is_file():
         return _towers(path, passages)
     return TransformerEncoder(name, passages=Passages(passages, passages // 4) if passages else None)
+
+
+def model_of(name: str) -> str:
+    """The model folder of a run directory; any other name as it is."""
+    path = Path(name)
+    return str(path / "model") if (path / "recipe.yaml").is_file() else name
 
 
 def _towers(path: Path, passages: int | None) -> Encoder:

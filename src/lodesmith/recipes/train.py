@@ -21,7 +21,7 @@ from lodesmith.recipes._data_identity import check_data, data_identity
 from lodesmith.recipes._negatives import with_negatives
 from lodesmith.recipes._run_folder import (
     STUDENT,
-    TEACHER,
+    TEACHER_FILE,
     UNTRAINED,
     check_processes,
     enter,
@@ -34,8 +34,9 @@ from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.overlap import notes_of, saved
 from lodesmith.recipes.pairs import Pairs, make_pairs
-from lodesmith.recipes.recipe import AdaptRecipe, Recipe, StagePlan, WordVectorsRecipe, load_any
+from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Recipe, StagePlan, WordVectorsRecipe, load_any
 from lodesmith.recipes.run_report import OVERLAP, report
+from lodesmith.recipes.systems import model_of
 from lodesmith.recipes.targets import Ceiling
 from lodesmith.recipes.validating import Validating
 from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
@@ -100,6 +101,8 @@ def resolved(source: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> 
         if not folder.is_dir():
             raise InputError("no such dataset folder", "data=DIR takes a folder in BEIR layout", path=folder)
     recipe = with_negatives(recipe)
+    if recipe.base == TEACHER:
+        recipe = recipe.model_copy(update={"base": model_of(recipe.teachers[0])})
     check_elsewhere(recipe)
     return recipe
 
@@ -127,9 +130,9 @@ class Training:
         """What the run found out beside its events."""
         place = self.out / OVERLAP
         notes: list[str] = []
-        if self.recipe.teachers and (self.out / TEACHER).exists():
-            told = Ceiling(**read_json(self.out / TEACHER)["ceiling"])
-            notes += [told.to_text()] if told.dimensions < told.teacher else []
+        if self.recipe.teachers and (self.out / TEACHER_FILE).exists():
+            told = Ceiling(**read_json(self.out / TEACHER_FILE)["ceiling"])
+            notes += [told.to_text()] if told.speaks else []
         if place.exists():
             notes += notes_of(saved(place))
         return {"notes": notes} if notes else {}
@@ -173,7 +176,7 @@ class Training:
             if self.recipe.teachers:
                 self.learner.save_student(self.out / UNTRAINED)
                 told = {"teachers": self.recipe.teachers, "ceiling": asdict(self.learner.ceiling())}
-                write_json(self.out / TEACHER, told)
+                write_json(self.out / TEACHER_FILE, told)
             elif "base" not in self.learner.identity():
                 self.learner.save(self.out / UNTRAINED)
         write_json(self.out / "manifest.json", self._manifest())
@@ -259,6 +262,8 @@ class Training:
         kind, settings = find("objectives", stage.objective.use), stage.objective.settings
         if "seed" in parameters(kind):
             settings = {"seed": self.recipe.seed, **settings}
+        if getattr(kind, "taught", False):
+            settings = {"teacher_similarity": self.learner.targets.metric, **settings}
         objective = kind(**cached(self.learner.encoders(), stage.chunk), known=known, **settings)
         validate: Callable[[], Mapping[str, float]] | None = None
         if self.pairs.validation:
@@ -291,7 +296,8 @@ def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     pairs, accumulate = training.pairs, training.recipe.engine.accumulate
     texts = any(s.pairs == "text" for s in training.recipe.stages)
     made = {"text_pairs": len(training.learner.text_pairs.pairs)} if texts else {}
-    alone = len(training.dataset.documents) + len(pairs.queries)
+    alone = len({*(own.content for own in training.dataset.documents.values()), *pairs.queries.values()})
+    alone = min(alone, training.recipe.data.limit or alone)
     numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0), "none": alone}
     counted = [(s, -(-numbers[s.pairs] // s.batch_size)) for s in training.recipe.stages]
     return {

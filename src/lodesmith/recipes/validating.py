@@ -70,10 +70,9 @@ class Validating:
 
     @cached_property
     def _teacher(self) -> TeacherSample | None:
-        targets = self.learner.targets if self.recipe.teachers else None
-        if targets is None:
+        if not self.recipe.teachers:
             return None
-        return TeacherSample.of(self.recipe, targets, self._distinct, list(self._texts.values()))
+        return TeacherSample.of(self.learner.targets, self.learner.held_out, self._distinct, self.recipe.seed)
 
     @cached_property
     def _texts(self) -> dict[str, str]:

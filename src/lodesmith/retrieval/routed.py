@@ -100,8 +100,8 @@ class Router:
             seed: of the five folds.
 
         Returns:
-            The router, and calibrated probabilities [n] that are each of a fit without the query, calibrated without
-            it: what the reliability is to be measured on.
+            The router, and calibrated probabilities [n], each of a fit without the query and a calibration without its
+            fold (whose logits are of fits that saw it: the two numbers of the scaling hardly depend on that).
 
         Raises:
             InputError: there are fewer than 50 queries.

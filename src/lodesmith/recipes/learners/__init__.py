@@ -56,6 +56,11 @@ class Learner(Protocol):
         """What a teacher makes of the texts, where the recipe names one."""
         ...
 
+    @property
+    def held_out(self) -> Targets | None:
+        """The same of the validation queries; None where the teacher is not there to make them."""
+        ...
+
     def ceiling(self) -> Ceiling:
         """How much of the teacher's vectors the student's own dimensions can hold."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.joined import folders_of
 from lodesmith.core.protocols import Encoder, Metric, Side
-from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import Tokens
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.pairs import Pairs, mined
+from lodesmith.recipes.learners._taught import FromTeacher
+from lodesmith.recipes.pairs import mined
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan
-from lodesmith.recipes.targets import Ceiling, Targets, Taught, ceiling, sources
-from lodesmith.recipes.text_pairs import TextPairs, pairs_for
 
 if TYPE_CHECKING:
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
@@ -104,33 +101,24 @@ def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], s
     return Vectors.dense(values, keys)
 
 
-class TokenPairs(ABC):
-    """The half of a `Learner` that feeds an encoder of token ids.
-
-    Args:
-        recipe: of the training.
-        dataset: trained on.
-        pairs: its judged pairs.
-    """
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
-        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
-
-    @cached_property
-    def text_pairs(self) -> TextPairs:
-        """Pairs of texts out of the documents."""
-        return pairs_for(self.recipe, self.dataset)
+class TokenPairs(FromTeacher):
+    """The half of a `Learner` that feeds an encoder of token ids."""
 
     def batches(self, stage: StagePlan) -> Batches:
-        """Pairs of packed token ids, with the mined negatives where the recipe names them.
+        """Pairs of packed token ids, with the mined negatives where the recipe names them, or single texts; and with
+        the teacher's vectors where the objective wants them.
 
         Raises:
             InputError: no pair is left whose texts have tokens.
         """
+        return self._with_targets(stage, self._plain(stage))
+
+    def _plain(self, stage: StagePlan) -> Batches:
+        """The batches without a teacher's vectors."""
         from lodesmith.data.text_batches import TextBatches
 
         if stage.pairs == "none":
-            return self._taught(stage, self._singles(stage))
+            return self._singles(stage)
         queries, documents, pairs, known = self._material(stage)
         usable = (queries.lengths()[pairs[:, 0]] > 0) & (documents.lengths()[pairs[:, 1]] > 0)
         if not usable.any():
@@ -138,7 +126,7 @@ class TokenPairs(ABC):
         negatives = None
         if stage.pairs == "judged":
             negatives = mined(self.dataset, self.pairs, self.recipe, documents.lengths() > 0)
-        batches = TextBatches(
+        return TextBatches(
             queries,
             documents,
             pairs[usable],
@@ -150,7 +138,6 @@ class TokenPairs(ABC):
             apart=False,  # objectives mask known positives
             shard=ranks(),
         )
-        return self._taught(stage, batches)
 
     def _singles(self, stage: StagePlan) -> Batches:
         """Each document and training query by itself."""
@@ -160,42 +147,6 @@ class TokenPairs(ABC):
         return SingleTexts(
             self._asked, self._stored, batch_size=stage.batch_size, limit=limit, seed=seed, shard=ranks()
         )
-
-    def _taught(self, stage: StagePlan, batches: Batches) -> Batches:
-        """The batches, with the teacher's vectors where the stage's objective wants them."""
-        if not getattr(find("objectives", stage.objective.use), "taught", False):
-            return batches
-        if stage.pairs != "text":
-            return Taught(batches, self.targets)
-        made = self.text_pairs
-        return Taught(batches, self._targets({"query": made.queries, "document": made.passages}))
-
-    @cached_property
-    def targets(self) -> Targets:
-        """The teacher's vectors of the training queries and the documents.
-
-        Raises:
-            ConfigError: the recipe names no teacher.
-        """
-        documents = [document.content for document in self.dataset.documents.values()]
-        return self._targets({"query": list(self.pairs.queries.values()), "document": documents})
-
-    def _targets(self, texts: Mapping[Side, Sequence[str]]) -> Targets:
-        return Targets(sources(self.recipe.teachers, folders_of(str(self.recipe.data.path)), texts), texts)
-
-    def taught_by(self) -> dict[str, str]:
-        """The fingerprint of what is mimicked; empty where nothing is."""
-        if not self.recipe.teachers:
-            return {}
-        return {"teacher": ",".join(teacher.fingerprint for teacher in self.targets.teachers)}
-
-    def ceiling(self) -> Ceiling:
-        """How much of the teacher's vectors the student's own dimensions can hold."""
-        return ceiling(self.targets.sample(self.recipe.seed), self._native())
-
-    @abstractmethod
-    def _native(self) -> int:
-        """Dimensions of the encoder without a projection to a teacher's."""
 
     def _material(self, stage: StagePlan) -> tuple[Tokens, Tokens, NDArray[np.int64], NDArray[np.int64]]:
         """Queries, documents, pairs and known positives of a stage."""

@@ -34,7 +34,7 @@ class Texts(Projected, TokenPairs):
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
-        dimension = self.targets.dimension if self.recipe.teachers else None
+        dimension = self.teacher_dimension if self.recipe.teachers else None
         return projected(self.recipe, dimension, precision="float32")
 
     def identity(self) -> dict[str, str]:
@@ -99,7 +99,7 @@ class Texts(Projected, TokenPairs):
         """Seconds from one timed step of each stage, and from encoding some documents as validation does."""
         seconds = 0.0
         for stage in self.recipe.stages:
-            batches = self.batches(stage)
+            batches = self._plain(stage)
             passes = stage.passes(len(batches), self.recipe.engine.accumulate)
             seconds += self._timed(next(iter(batches))) * len(batches) * passes
         sample = min(64, len(self._stored))
@@ -122,6 +122,8 @@ class Texts(Projected, TokenPairs):
         tower, offsets = self._sides["document"], batch["documents"]["offsets"][:33]
         device = next(tower.parameters()).device
         some = {"ids": batch["documents"]["ids"][: int(offsets[-1])].to(device), "offsets": offsets.to(device)}
+        if len(offsets) == 1:
+            return 0.0
         everything = sum(len(batch[name]["ids"]) for name in ("queries", "documents", "negatives") if name in batch)
         trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
         for _ in range(2):  # the first pays for warming up

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lodesmith.core.joined import folders_of
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.registry import find, parameters
@@ -16,7 +17,9 @@ from lodesmith.data.tokens import Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
 from lodesmith.recipes.learners._probing import probe_texts, together
 from lodesmith.recipes.learners._shared import TokenPairs, encoded, settings_of
-from lodesmith.recipes.recipe import Component
+from lodesmith.recipes.recipe import TEACHER, Component
+from lodesmith.recipes.systems import model_of
+from lodesmith.recipes.targets import dimension_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,9 +28,6 @@ if TYPE_CHECKING:
     from lodesmith.recipes.learners import Probe
 
 __all__ = ["Towers"]
-
-_TEACHER = "teacher"
-"""As a tower's `init`: its rows begin as what the recipe's teacher makes of each word."""
 
 
 class Towers(TokenPairs):
@@ -68,15 +68,22 @@ class Towers(TokenPairs):
 
     def _fit(self, kind: Any, settings: dict[str, Any]) -> None:
         """Give a tower its teacher's dimension and words, where the recipe leaves them open."""
-        if not settings.get("projection"):
-            settings.setdefault("dimension", self.targets.dimension)
-        if settings.get("init") == _TEACHER:
-            settings["init"] = f"teacher:{self.recipe.teachers[0]}"
-            if "words" in parameters(kind):
-                settings.setdefault("words", self.targets.teachers[0].dimension)
+        total, names = self.teacher_dimension, parameters(kind)
+        own = total
+        if settings.get("init") == TEACHER:
+            own = dimension_of(self.recipe.teachers[0], folders_of(str(self.recipe.data.path)))
+            settings["init"] = f"teacher:{model_of(self.recipe.teachers[0])}"
+        if "words" in names:
+            settings.setdefault("words", own)
+            settings.setdefault("dimension", total)
+        elif not settings.get("projection"):
+            settings.setdefault("dimension", own)
+            if settings["dimension"] == own != total:
+                settings["projection"] = total
 
     def _native(self) -> int:
-        return int(self.encoder.dimension)
+        towers = [own for own in self._sides() if own.projection is not None]
+        return int(min((own.projection.in_features for own in towers), default=self.encoder.dimension))
 
     def _sides(self) -> tuple[Any, Any]:
         """The tower of the queries and that of the documents."""
@@ -135,7 +142,7 @@ class Towers(TokenPairs):
         query, document = self._sides()
         seconds = 0.0
         for stage in self.recipe.stages:
-            batches = self.batches(stage)
+            batches = self._plain(stage)
             batch = next(iter(batches))
             for _ in range(2):  # the first pays for warming up
                 start = time.perf_counter()

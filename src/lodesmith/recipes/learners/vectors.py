@@ -50,6 +50,11 @@ class Stored(Projected):
         """
         raise ConfigError("a frozen base mimics no teacher", "set encoder.freeze_base to false")
 
+    @property
+    def held_out(self) -> Targets | None:
+        """None."""
+        return None
+
     def ceiling(self) -> Ceiling:
         """None, as there are no targets."""
         return ceiling(self.targets.sample(), self.encoder.base.dimension)

@@ -77,3 +77,9 @@ def test_settings_that_components_share_are_known_by_name_and_type() -> None:
 
 def test_did_you_mean_lists_all_where_none_is_near() -> None:
     assert did_you_mean("zzz", ["b", "a"]) == "choose one of: a, b"
+
+
+@pytest.mark.parametrize("name", ["../x", "..x", ".x", "x.", "a/b.c"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError):
+        find("codecs", name)

@@ -17,6 +17,7 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Checkpoint, Event, Validation
 from lodesmith.core.files import read_json
 from lodesmith.encoders.transformer import TransformerEncoder
+from lodesmith.recipes.run_report import report
 from lodesmith.recipes.targets import ceiling
 from lodesmith.recipes.teaching import teach_vectors
 from lodesmith.recipes.train import forecast, plan
@@ -119,6 +120,38 @@ def test_a_teacher_that_is_gone_is_not_needed(data: Path, teacher: Path, tmp_pat
     assert (tmp_path / "run" / "report.html").exists()
     measured = {path.stem for path in (tmp_path / "run" / "evaluations").iterdir()}
     assert measured == {"random", "bm25", "untrained", "distil"}
+
+
+def test_another_teacher_is_not_measured(data: Path, teacher: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(teacher, tmp_path / "own"))
+    given = settings(data, teacher, teacher=str(own))
+    run(tmp_path / "run", **given)
+    shutil.rmtree(own)
+    tiny_models.build(own, "mpnet")
+    report(plan("distil", given, out=tmp_path / "run", resume=True))
+    assert not (tmp_path / "run" / "evaluations" / "own.json").exists()
+    assert (tmp_path / "run" / "evaluations" / "distil.json").exists()
+
+
+def test_a_run_has_a_folder_of_its_own(data: Path, teacher: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(teacher, tmp_path / "copy"))
+    for place, kind in ((model, "a model"), (data, "a dataset")):
+        before = sorted(place.rglob("*"))
+        with pytest.raises(InputError, match=f"{kind} is here"):
+            run(place, **settings(data, teacher))
+        assert sorted(place.rglob("*")) == before
+
+
+def test_what_was_ended_before_its_first_step_is_resumed(data: Path, teacher: Path, tmp_path: Path) -> None:
+    given = settings(data, teacher)
+    run(tmp_path / "run", **given)
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    shutil.copy(tmp_path / "run" / "recipe.yaml", ended)
+    with pytest.raises(ResumeError, match="another recipe"):
+        plan("distil", {**given, "seed": 5}, out=ended, resume=True)
+    list(plan("distil", given, out=ended, resume=True, reported=False).events())
+    assert equal(tmp_path / "run", ended)
 
 
 def test_the_report_has_the_teacher_beside(data: Path, teacher: Path, tmp_path: Path) -> None:

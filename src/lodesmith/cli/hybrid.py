@@ -28,7 +28,7 @@ def hybrid(  # noqa: PLR0913, PLR0917 - the options of the verb
     target: Annotated[str, typer.Option(metavar="overlap|judged", help=TARGET)] = "overlap",
     level: Annotated[float, typer.Option(help="overlap: the share of the first ten that is enough")] = 0.5,
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
-    seed: Annotated[int, typer.Option(help="of what is drawn")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of what is drawn")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train a router that gives each query to a fast student or its slow teacher, over one index of the teacher's.

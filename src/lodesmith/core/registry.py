@@ -75,6 +75,8 @@ def _import(path: str) -> Any:
 
 def _user(path: str) -> Callable[..., Any]:
     module, _, attribute = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ConfigError(f"{path!r} is no name of a component", "give a file's name, or package.module.Name")
     try:
         component: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

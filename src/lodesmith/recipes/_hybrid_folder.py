@@ -118,6 +118,8 @@ def hybrid_system(resolver: Resolver, folder: Path, threshold: float | None = No
     try:
         student, teacher, prints = manifest["student"], manifest["teacher"], dict(manifest["fingerprints"])
         threshold = float(manifest["threshold"]) if threshold is None else threshold
+        if not isinstance(student, str) or not isinstance(teacher, str) or not 0 <= threshold <= 1:
+            raise ValueError(f"{student!r}, {teacher!r} at {threshold}")
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{folder / 'manifest.json'}: damaged: {error!r}", "make it again: lode hybrid") from None
     if resolver.passages != (made := manifest.get("passages")):

@@ -52,17 +52,21 @@ def enter(recipe: Recipe | WordVectorsRecipe, out: Path | None, resume: bool | s
         resume: True goes on with the run in it; `"auto"` does so where there is one.
 
     Raises:
-        InputError: it holds a run and `resume` is off.
+        InputError: it holds a run and `resume` is off, or something else.
         ResumeError: its run is of another recipe, or there is none to go on with.
     """
     out = folder_of(recipe, out)
     begun = (out / "manifest.json").exists()
+    if not begun:
+        _refuse_foreign(out)
     if ranks()[0]:
         return out, begun  # the first process looks after the folder
     if begun and not resume:
         raise InputError("a run is here already", "go on with --resume, or choose another --out", path=out)
     if begun:
         _check_same(out, recipe)
+    elif resume is True and (out / "recipe.yaml").exists():  # it was ended before its first step
+        _refuse_other(out, load_any(out / "recipe.yaml"), recipe)
     elif resume is True:
         raise ResumeError(
             f"{out}: there is no run to resume", "leave --resume out, or give the run's folder with --out"
@@ -83,8 +87,26 @@ def _check_same(out: Path, recipe: Recipe | WordVectorsRecipe) -> None:
             f"{out} was begun by lodesmith {version}, whose recipes had fewer settings",
             "end it with that version, or begin again in another folder",
         )
+    _refuse_other(out, saved, recipe)
+
+
+def _refuse_other(out: Path, saved: Recipe | WordVectorsRecipe, recipe: Recipe | WordVectorsRecipe) -> None:
+    if saved.fingerprint == recipe.fingerprint:
+        return
     differing = differences(saved.model_dump(mode="json"), recipe.model_dump(mode="json"))
     raise ResumeError(f"{out} was begun with another recipe: {differing}", "give the same settings, or another --out")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """A run's files in the folder of a model or a dataset would make it unreadable."""
+    kinds = {
+        "a model": ("modules.json", "config.json"),
+        "a dataset": ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl"),
+    }
+    kinds["a hybrid"] = ("router.json",)
+    for kind, names in kinds.items():
+        if any((out / name).is_file() for name in names):
+            raise InputError(f"{kind} is here", "choose another --out, for the run alone", path=out)
 
 
 def differences(a: Any, b: Any, place: str = "") -> str:

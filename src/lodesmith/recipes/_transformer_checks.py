@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import InputError, IntegrityError, LodesmithError
-from lodesmith.core.files import read_json
+from lodesmith.core.files import read_json, verify_files
 from lodesmith.recipes._weights import Tensor, of_folder
 
 __all__ = ["Checkup", "Json", "check_tokenizer", "check_transformer", "is_there", "refuse_pickles", "weigh"]
@@ -128,7 +128,9 @@ def weigh(found: Checkup, folder: Path) -> dict[str, Tensor]:
     refuse_pickles(folder)
     tensors: dict[str, Tensor] = {}
     if kind := kind_of(folder):
-        found.notes.append(f"exported as {kind}: its files have hashes, which are compared when it is loaded")
+        manifest = read_json(folder / "manifest.json")
+        found.attempt(lambda: verify_files(folder, manifest.get("files")))
+        found.notes.append(f"exported as {kind}: its files were compared with their hashes")
         return tensors
     found.attempt(lambda: tensors.update(of_folder(folder)))
     count = sum(tensor.count for tensor in tensors.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import sha256_folder, write_json, write_text
+from lodesmith.core.files import read_object, sha256_folder, write_json, write_text
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 OVERLAP = "overlap.json"
 """The systems on queries that share a document with training, and on the others; only where both kinds exist."""
 
+LEAST = 2
+"""Judged queries without which nothing can be compared."""
 PICTURED = 4096
 """Documents whose geometry is drawn: some of its measures compare all pairs."""
 
@@ -37,11 +39,11 @@ PICTURED = 4096
 def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     """Evaluate a finished run and its baselines, and write `evaluations/` and `report.html` into the run directory.
 
-    Nothing is written where the dataset has no judgements of the recipe's evaluation split.
+    Nothing is written where the dataset judges fewer than two queries of the recipe's evaluation split.
     """
     recipe, out, dataset = training.recipe, training.out, training.dataset
     split = recipe.evaluation.split
-    if split not in dataset.judgements:
+    if len(dataset.judgements.get(split, {})) < LEAST:
         return []
     resolver = Resolver(dataset)
     from_scratch = (out / UNTRAINED).is_dir()
@@ -50,7 +52,7 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     spellings = {"random": "random", "bm25": "bm25", **_taught(recipe, out), base: before, recipe.name: str(out)}
     resolved = {name: resolver.resolve(spelling) for name, spelling in spellings.items()}
     results = []
-    for name, found in {**resolved, **_teachers(recipe, dataset, set(resolved))}.items():
+    for name, found in {**resolved, **_teachers(recipe, dataset, out, set(resolved))}.items():
         system = renamed(found, name)
         evaluation, _ = evaluate_system(system, dataset, split, recipe.evaluation.measures)
         evaluation.save(out / "evaluations" / f"{name}.json")
@@ -80,17 +82,25 @@ def _taught(recipe: Recipe | WordVectorsRecipe, out: Path) -> dict[str, str]:
     return {} if same else {f"{recipe.name}-student": str(out / STUDENT)}
 
 
-def _teachers(recipe: Recipe | WordVectorsRecipe, dataset: Dataset, taken: Collection[str]) -> dict[str, System]:
+def _teachers(
+    recipe: Recipe | WordVectorsRecipe, dataset: Dataset, out: Path, taken: Collection[str]
+) -> dict[str, System]:
     """The teachers over the documents' vectors that the student learned from; without those that are gone."""
     found = {}
     resolver = Resolver(dataset, dtype="float16")
+    prints = str(read_object(out / "manifest.json").get("teacher", "")).split(",")
     for spelling in recipe.teachers if isinstance(recipe, Recipe) else ():
         name = Path(spelling).name
         name = spelling if name in taken or name in found else name
         try:
-            found[name] = resolver.resolve(spelling)
+            system = resolver.resolve(spelling)
         except InputError as error:
             _log.warning("the teacher %s is not there to be measured: %s", spelling, error.what)
+            continue
+        if system.fingerprints.get("model") in prints:
+            found[name] = system
+        else:
+            _log.warning("the teacher %s is another one than the student learned from: it is not measured", spelling)
     return found
 
 

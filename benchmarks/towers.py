@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import common, peers
+from benchmarks import _peers, common
 from lodesmith.core.events import Step
 from lodesmith.core.memory import keep_freed
 from lodesmith.core.records import Dataset
@@ -177,7 +177,7 @@ def train_peer(
     build: Callable[[Vocabulary], Any], vocabulary: Vocabulary, pairs: Pairs, batch: int, epochs: int
 ) -> tuple[float, float]:
     """The same by sentence-transformers' trainer."""
-    return peers.trained(
+    return _peers.trained(
         build(vocabulary),
         pairs,
         TEMPERATURE,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import common, peers
+from benchmarks import _peers, common
 from benchmarks.towers import Pairs, texts
 from lodesmith.core.events import Step
 from lodesmith.core.memory import keep_freed, return_freed
@@ -134,7 +134,7 @@ def peer(pairs: Pairs, batch: int, epochs: int, precision: str, *, frozen: bool)
     base = TransformerEncoder(MODEL, precision="float32")
     base.model.transformers_model.set_attn_implementation("sdpa")
     model = SentenceTransformer(modules=[*base.model.requires_grad_(not frozen), _identity(Dense, base.dimension)])
-    return peers.trained(
+    return _peers.trained(
         model,
         pairs,
         TEMPERATURE,

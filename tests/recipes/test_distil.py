@@ -15,8 +15,9 @@ import lodesmith as lode
 import tiny_models
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Checkpoint, Event, Validation
-from lodesmith.core.files import read_json
+from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.encoders.transformer import TransformerEncoder
+from lodesmith.recipes import targets
 from lodesmith.recipes.run_report import report
 from lodesmith.recipes.targets import ceiling
 from lodesmith.recipes.teaching import teach_vectors
@@ -92,6 +93,17 @@ def test_the_teacher_does_not_run_in_the_loop(
     assert not texts
 
 
+@pytest.mark.parametrize("encoder", [{"use": "student", "layers": 3}, {"use": "bag"}])
+def test_the_teacher_is_loaded_once(
+    encoder: dict[str, object], data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    real = targets.load_encoder
+    monkeypatch.setattr(targets, "load_encoder", lambda name: loaded.append(name) or real(name))
+    run(tmp_path / "run", **settings(data, teacher, encoder=encoder))
+    assert loaded == [str(teacher)]
+
+
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(data: Path, teacher: Path, tmp_path: Path) -> None:
     given = settings(data, teacher)
     run(tmp_path / "whole", **given)
@@ -148,10 +160,12 @@ def test_what_was_ended_before_its_first_step_is_resumed(data: Path, teacher: Pa
     ended = tmp_path / "ended"
     ended.mkdir()
     shutil.copy(tmp_path / "run" / "recipe.yaml", ended)
+    shutil.copytree(teacher, ended / "untrained")  # of an attempt with other settings
     with pytest.raises(ResumeError, match="another recipe"):
         plan("distil", {**given, "seed": 5}, out=ended, resume=True)
     list(plan("distil", given, out=ended, resume=True, reported=False).events())
     assert equal(tmp_path / "run", ended)
+    assert sha256_folder(ended / "untrained") == sha256_folder(tmp_path / "run" / "untrained")
 
 
 def test_the_report_has_the_teacher_beside(data: Path, teacher: Path, tmp_path: Path) -> None:

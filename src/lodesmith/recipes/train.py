@@ -172,14 +172,18 @@ class Training:
                     )
         if not self.resume or not any((self.out / "checkpoints").glob("step-*")):
             write_text(self.out / "recipe.yaml", self.recipe.to_yaml())  # later on it is that of the checkpoints
-        if not (self.out / UNTRAINED).exists():
-            if self.recipe.teachers:
-                self.learner.save_student(self.out / UNTRAINED)
-                told = {"teachers": self.recipe.teachers, "ceiling": asdict(self.learner.ceiling())}
-                write_json(self.out / TEACHER_FILE, told)
-            elif "base" not in self.learner.identity():
-                self.learner.save(self.out / UNTRAINED)
+        if not self.resume or not (self.out / UNTRAINED).exists():  # else it may be of other settings
+            self._save_untrained()
         write_json(self.out / "manifest.json", self._manifest())
+
+    def _save_untrained(self) -> None:
+        """The baseline of what begins elsewhere than at a base; and what is known of a teacher."""
+        if self.recipe.teachers:
+            told = {"teachers": self.recipe.teachers, "ceiling": asdict(self.learner.ceiling())}
+            write_json(self.out / TEACHER_FILE, told)
+            self.learner.save_student(self.out / UNTRAINED)
+        elif "base" not in self.learner.identity():
+            self.learner.save(self.out / UNTRAINED)
 
     def _check_data(self) -> None:
         check_data(read_json(self.out / "manifest.json"), self._data, self.out)

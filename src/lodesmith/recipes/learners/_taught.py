@@ -54,12 +54,12 @@ class FromTeacher(ABC):
             return None
 
     @property
-    def teacher_dimension(self) -> int:
-        """t of the teacher's vectors; no text is encoded for that."""
-        if "targets" in self.__dict__:
-            return self.targets.dimension
+    def teacher_dimensions(self) -> list[int]:
+        """Of each teacher's vectors; no text is encoded for that."""
+        if "_sources" in self.__dict__:
+            return [teacher.dimension for teacher in self._sources]
         folders = folders_of(str(self.recipe.data.path))
-        return sum(dimension_of(name, folders) for name in self.recipe.teachers)
+        return [dimension_of(name, folders) for name in self.recipe.teachers]
 
     def taught_by(self) -> dict[str, str]:
         """The fingerprint of what is mimicked; empty where nothing is."""

@@ -34,12 +34,13 @@ class Texts(Projected, TokenPairs):
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
-        dimension = self.teacher_dimension if self.recipe.teachers else None
+        dimension = sum(self.teacher_dimensions) if self.recipe.teachers else None
         return projected(self.recipe, dimension, precision="float32")
 
     def identity(self) -> dict[str, str]:
         """The fingerprints of the base as it was before training, and of the teacher."""
-        return super().identity() | self.taught_by()
+        taught = self.taught_by()  # first: it knows the teacher's dimension, for which it would be loaded again
+        return super().identity() | taught
 
     def _native(self) -> int:
         return self.encoder.base.dimension

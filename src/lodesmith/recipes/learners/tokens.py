@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lodesmith.core.joined import folders_of
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.registry import find, parameters
@@ -19,7 +18,6 @@ from lodesmith.recipes.learners._probing import probe_texts, together
 from lodesmith.recipes.learners._shared import TokenPairs, encoded, settings_of
 from lodesmith.recipes.recipe import TEACHER, Component
 from lodesmith.recipes.systems import model_of
-from lodesmith.recipes.targets import dimension_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,10 +66,10 @@ class Towers(TokenPairs):
 
     def _fit(self, kind: Any, settings: dict[str, Any]) -> None:
         """Give a tower its teacher's dimension and words, where the recipe leaves them open."""
-        total, names = self.teacher_dimension, parameters(kind)
-        own = total
+        each, names = self.teacher_dimensions, parameters(kind)
+        own = total = sum(each)
         if settings.get("init") == TEACHER:
-            own = dimension_of(self.recipe.teachers[0], folders_of(str(self.recipe.data.path)))
+            own = each[0]
             settings["init"] = f"teacher:{model_of(self.recipe.teachers[0])}"
         if "words" in names:
             settings.setdefault("words", own)

@@ -13,6 +13,7 @@ test: .venv/installed
 	$(PY) -m pytest
 
 slow: .venv/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebook,openvino]'
 	$(PY) -m pytest -m slow
 
 check: .venv/installed

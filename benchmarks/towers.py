@@ -65,13 +65,13 @@ def texts(documents: int, pairs: int) -> tuple[str, list[str], Pairs]:
 # ------------------------------------------------------------------------- peers
 
 
-def static(vocabulary: Vocabulary) -> Any:
+def static_model(vocabulary: Vocabulary, width: int = WIDTH) -> Any:
     """The bag as sentence-transformers has it: one embedding bag."""
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     backend = vocabulary.backend()
     backend.enable_truncation(LONGEST)
-    return _sentence_model([StaticEmbedding(backend, embedding_weights=_rows(vocabulary, WIDTH))])
+    return _sentence_model([StaticEmbedding(backend, embedding_weights=_rows(vocabulary, width))])
 
 
 def averaged(vocabulary: Vocabulary) -> Any:
@@ -109,7 +109,7 @@ def _sentence_model(modules: list[Any]) -> Any:
 
 
 PEERS: dict[str, dict[str, Callable[[Vocabulary], Any]]] = {
-    "bag": {"StaticEmbedding": static, "WordEmbeddings + Pooling": averaged},
+    "bag": {"StaticEmbedding": static_model, "WordEmbeddings + Pooling": averaged},
     "rnn": {"WordEmbeddings + LSTM + Pooling": recurrent},
 }
 OURS: dict[str, Callable[[Vocabulary], Bag | Recurrent]] = {

@@ -22,7 +22,7 @@ import yaml
 
 from mirror_server import REVISION, Fault, Mirror, serve
 
-__all__ = ["REVISION", "Fault", "Mirror", "build", "serve"]
+__all__ = ["REVISION", "Fault", "Mirror", "build", "msmarco", "serve", "sums"]
 
 FORUMS = [
     *("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix"),
@@ -50,9 +50,7 @@ def build(root: Path) -> Path:
     _write(root / "datasets/hotpot/hotpot_train_v1.1.json", json.dumps(hotpotqa("train", 6)).encode())
     _write(root / "datasets/hotpot/hotpot_dev_distractor_v1.json", json.dumps(hotpotqa("dev", 2)).encode())
     _nq(root / "natural_questions/v1.0-simplified")
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(root).as_posix()}\n" for p in files]
-    _write(root / "SHA256SUMS", "".join(sums).encode())
+    sums(root)
     _wikipedia(root / "datasets/wikimedia/wikipedia")
     _vidore_first(root / "datasets/vidore/arxivqa_test_subsampled")
     _vidore_second(root / "datasets/vidore/esg_reports_v2")
@@ -96,13 +94,31 @@ def beir_files(name: str) -> dict[str, str]:
 
 def _msmarco(folder: Path) -> None:
     """60 passages, 20 judged training queries of 25, 6 development queries, 12 triples a query (in turns)."""
+    msmarco(
+        folder,
+        [f"Passage {i} says something." for i in range(60)],
+        [(f"training question {i}", i if i < 20 else None) for i in range(25)],
+        [(f"development question {i}", 30 + i) for i in range(6)],
+    )
+
+
+def sums(root: Path) -> None:
+    """A mirror's list of its files and their checksums."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(root).as_posix()}\n" for p in files]
+    _write(root / "SHA256SUMS", "".join(lines).encode())
+
+
+def msmarco(folder: Path, passages: list[str], train: list[tuple[str, int | None]], dev: list[tuple[str, int]]) -> None:
+    """MS MARCO's files of these passages and queries with the number of their passage; 12 triples a judged query."""
+    judged = [(number, passage) for number, (_, passage) in enumerate(train) if passage is not None]
     texts = {
-        "collection.tsv": "".join(f"{i}\tPassage {i} says something.\n" for i in range(60)),
-        "queries.train.tsv": "".join(f"{1000 + i}\ttraining question {i}\n" for i in range(25)),
-        "queries.dev.small.tsv": "".join(f"{2000 + i}\tdevelopment question {i}\n" for i in range(6)),
+        "collection.tsv": "".join(f"{i}\t{text}\n" for i, text in enumerate(passages)),
+        "queries.train.tsv": "".join(f"{1000 + i}\t{text}\n" for i, (text, _) in enumerate(train)),
+        "queries.dev.small.tsv": "".join(f"{2000 + i}\t{text}\n" for i, (text, _) in enumerate(dev)),
         "queries.dev.tsv": "9\tnot of the small set\n",
-        "qrels.train.tsv": "".join(f"{1000 + i}\t0\t{i}\t1\n" for i in range(20)),
-        "qrels.dev.small.tsv": "".join(f"{2000 + i}\t0\t{30 + i}\t1\n" for i in range(6)),
+        "qrels.train.tsv": "".join(f"{1000 + i}\t0\t{passage}\t1\n" for i, passage in judged),
+        "qrels.dev.small.tsv": "".join(f"{2000 + i}\t0\t{passage}\t1\n" for i, (_, passage) in enumerate(dev)),
     }
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
@@ -111,8 +127,9 @@ def _msmarco(folder: Path) -> None:
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
     _write(folder / "collectionandqueries.tar.gz", packed.getvalue())
-    triples = "".join(f"{1000 + q}\t{q}\t{q}\n" for q in range(20))  # which names a positive: it happens
-    triples += "".join(f"{1000 + q}\t{q}\t{(q + 1 + n) % 60}\n" for n in range(12) for q in range(20))
+    triples = "".join(f"{1000 + i}\t{at}\t{at}\n" for i, at in judged)  # which names a positive: it happens
+    spread = ((i, at, (at + 1 + n) % len(passages)) for n in range(12) for i, at in judged)
+    triples += "".join(f"{1000 + i}\t{at}\t{other}\n" for i, at, other in spread)
     _write(folder / "qidpidtriples.train.full.2.tsv.gz", gzip.compress(triples.encode(), mtime=0))
 
 

@@ -59,6 +59,25 @@ def test_a_student_nears_its_teacher(data: Path, teacher: Path, tmp_path: Path) 
     assert told["ceiling"]["explained"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("more", [{}, {"evaluation.geometry": False}, {"evaluation.validate_on": []}])
+def test_alignment_keeps_what_is_nearest_its_teacher(
+    more: dict[str, object], data: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """A few queries whose ranking gets worse at first do not undo it."""
+    if "evaluation.validate_on" in more:
+        more = {"evaluation.validate_on": [str(data)]}
+    events = run(tmp_path / "run", **settings(data, teacher, **{"stages.0.optim.lr": 1e-3}, **more))
+    told = [event for event in events if isinstance(event, Validation) and event.stage == "align"]
+    near = [event.measures["teacher"] for event in told]
+    assert near == sorted(near)
+    assert [event.best for event in told] == [True] * len(told)
+    if "evaluation.geometry" not in more:
+        assert near == [event.geometry["teacher_queries"] for event in told]
+    ranked = "mean/nDCG@10" if "evaluation.validate_on" in more else "nDCG@10"
+    later = [event.measures for event in events if isinstance(event, Validation) and event.stage == "retrieve"]
+    assert all(ranked in measures and "teacher" not in measures for measures in later)
+
+
 def test_both_students_load_anywhere(data: Path, teacher: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -214,6 +233,7 @@ def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: P
     ("wrong", "said"),
     [
         ({"teacher": None}, "add teacher=MODEL"),
+        ({"stages.0.monitor": "teachers"}, "teachers"),
         ({"stages.0.objective.infonce": 1.0}, "pairs: none has none"),
         ({"stages.0.objective": {"use": "contrast"}}, "not for contrast"),
         ({"stages.0.objective": {"use": "mimic"}}, "no term has a weight"),

@@ -24,6 +24,7 @@ from lodesmith.core.files import read_object, sha256_file, sha256_folder, verify
 from lodesmith.encoders import _graphs, _int8
 from lodesmith.encoders._cores import one_core
 from lodesmith.encoders._loading import load_model, quiet
+from lodesmith.encoders._signal_stack import same_signal_stack
 from lodesmith.encoders.transformer import TransformerEncoder
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ def _openvino(file: Path) -> Run:
     cores = torch.get_num_threads()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
     try:
-        compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+        with same_signal_stack():
+            compiled = openvino.Core().compile_model(str(file), "CPU", settings)
     except RuntimeError as error:
         raise _unreadable(file, error) from error
     own = threading.local()  # a request serves one thread at a time

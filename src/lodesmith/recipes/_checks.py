@@ -32,7 +32,12 @@ def check_components(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
-        parse(stage.monitor)
+        if stage.monitor != TEACHER:
+            parse(stage.monitor)
+        elif not recipe.teachers:
+            raise ConfigError(
+                f"stages.{number}.monitor: teacher, and the recipe has none", "add teacher=MODEL, or name a measure"
+            )
         if stage.pool and way(recipe.encoder) != "vectors":
             raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
         if stage.objective.settings.get("negatives") == "corpus":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -59,7 +59,7 @@ def overrides_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str
         ConfigError: one is no `key=value`.
     """
     if isinstance(overrides, Mapping):
-        return list(overrides.items())
+        return [(key, str(value) if isinstance(value, PurePath) else value) for key, value in overrides.items()]
     pairs = []
     for text in overrides:
         key, equals, value = text.partition("=")

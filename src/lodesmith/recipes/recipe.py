@@ -92,7 +92,11 @@ class StagePlan(Section):
         "where `epochs` is overridden",
     )
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
-    monitor: str = Field("nDCG@10", description="measure that decides which checkpoint is best")
+    monitor: str = Field(
+        "nDCG@10",
+        description="measure that decides which weights are kept; teacher: the mean cosine of queries that no stage "
+        "sees to the teacher's",
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
 
     def passes(self, batches: int, accumulate: int = 1) -> int:
@@ -172,6 +176,12 @@ class Recipe(Section):
     def teachers(self) -> tuple[str, ...]:
         """The models that are mimicked."""
         return tuple(name.strip() for name in (self.teacher or "").split(",") if name.strip())
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The measures of ranking that decide which weights are kept; nDCG@10 where a teacher decides alone."""
+        names = dict.fromkeys(stage.monitor for stage in self.stages if stage.monitor != TEACHER)
+        return tuple(names) or (StagePlan.model_fields["monitor"].default,)
 
     @property
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ from lodesmith.recipes._geometry_sample import GeometrySample
 from lodesmith.recipes._teacher_sample import TeacherSample
 from lodesmith.recipes.learners import Learner
 from lodesmith.recipes.pairs import Pairs, distinct_documents, validation_pairs
-from lodesmith.recipes.recipe import Recipe, StagePlan
+from lodesmith.recipes.recipe import TEACHER, Recipe, StagePlan
 
 __all__ = ["LOSS", "MEASURES", "Validating"]
 
@@ -50,13 +50,15 @@ class Validating:
         no more than queries and their documents, or all of them; and the geometry of some of the vectors, with their
         cosine to the teacher's."""
         drop, judgements = self.dataset.drop_same_id, self.pairs.validation
-        names = dict.fromkeys([*MEASURES, *(stage.monitor for stage in self.recipe.stages)])
+        names = dict.fromkeys([*MEASURES, *self.recipe.monitors])
         documents, queries = self.learner.documents(), self.learner.queries(self._texts)
         beside = {} if self._objective is None else {LOSS: self._loss(queries.values, documents.values)}
         if self.recipe.evaluation.geometry:
             told = dict(self._sample(queries.values, documents.values))
             told |= self._beside_teacher(queries.values, documents.values)
             beside |= {f"{GEOMETRY}{name}": value for name, value in told.items()}
+        if self.stage.monitor == TEACHER:
+            beside |= self._near(queries.values, documents.values)
         index = find("indexes", "flat")(metric=self.learner.metric)
         index.add(documents)
         del documents  # a large corpus is in memory once, in the index
@@ -67,6 +69,12 @@ class Validating:
     def _beside_teacher(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:
         """How near the vectors are to a teacher's; nothing where there is none."""
         return {} if self._teacher is None else self._teacher(queries, documents)
+
+    def _near(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:
+        """The measure `teacher`: of queries that no stage sees; of documents where the teacher has none of those."""
+        told = self._beside_teacher(queries, documents)
+        found = told.get("teacher_queries", told.get("teacher_documents"))
+        return {} if found is None else {TEACHER: found}
 
     @cached_property
     def _teacher(self) -> TeacherSample | None:

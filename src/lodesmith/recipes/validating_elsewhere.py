@@ -16,7 +16,7 @@ from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes.benchmarking import targets
 from lodesmith.recipes.learners import Learner, way
 from lodesmith.recipes.learners._shared import encoded
-from lodesmith.recipes.recipe import Recipe
+from lodesmith.recipes.recipe import TEACHER, Recipe
 
 __all__ = ["MEAN", "Elsewhere", "check_elsewhere", "datasets_of", "monitor_of"]
 
@@ -26,7 +26,7 @@ MEAN = "mean"
 
 def monitor_of(recipe: Recipe, monitor: str) -> str:
     """The name of what decides which weights are best: where there are datasets to validate on, the mean over them."""
-    return f"{MEAN}/{monitor}" if recipe.evaluation.validate_on else monitor
+    return f"{MEAN}/{monitor}" if recipe.evaluation.validate_on and monitor != TEACHER else monitor
 
 
 def check_elsewhere(recipe: Recipe) -> None:
@@ -82,7 +82,7 @@ class Elsewhere:
         """The stages' monitors, by exact search: `mean/MEASURE` over the datasets, `NAME/MEASURE` of each; and what
         `own` measures, by its own names."""
         found = {name: self._measured(dataset) for name, dataset in self._datasets.items()}
-        names = dict.fromkeys(stage.monitor for stage in self.recipe.stages)
+        names = self.recipe.monitors
         means = {f"{MEAN}/{name}": fmean(own[name] for own in found.values()) for name in names}
         single = {f"{dataset}/{name}": found[dataset][name] for dataset in found for name in names}
         return {**means, **single, **(self.own() if self.own else {})}
@@ -90,7 +90,7 @@ class Elsewhere:
     def _measured(self, dataset: Dataset) -> dict[str, float]:
         split, drop = self.recipe.evaluation.validate_split, dataset.drop_same_id
         queries = {key: query.content for key, query in dataset.queries_of(split).items()}
-        measures = [parse(name) for name in dict.fromkeys(stage.monitor for stage in self.recipe.stages)]
+        measures = [parse(name) for name in self.recipe.monitors]
         index = find("indexes", "flat")(metric=self.learner.metric)
         index.add(self._documents(dataset))
         depth = max(measure.cutoff or 1000 for measure in measures)

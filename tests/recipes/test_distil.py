@@ -246,6 +246,8 @@ def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: P
         ({"encoder": {"use": "bag", "init": "teacher"}, "teacher": None}, "the recipe has none"),
         ({"stages.0.objective.mse": {"weight": -1}}, "greater than or equal to 0"),
         ({"teacher": "nowhere/model"}, "nowhere/model"),
+        ({"teacher": "minilm, minilm"}, "names one model twice"),
+        ({"stages.1.objective.temperature": 0.0}, "stages.1.objective: the temperature must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(

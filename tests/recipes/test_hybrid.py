@@ -108,8 +108,9 @@ def test_spellings(here: dict[str, Any]) -> None:
     assert hybrid_of(f"{out}@.25") == (out, 0.25)
     assert hybrid_of("minilm") is None
     assert hybrid_of(f"{here['student']}@0.5") is None
-    with pytest.raises(ConfigError, match=r"threshold is 1\.5"):
-        hybrid_of(f"{out}@1.5")
+    for wrong in ("1.5", "-1", "abc", ""):
+        with pytest.raises(ConfigError, match=rf"threshold is '{wrong}'"):
+            hybrid_of(f"{out}@{wrong}")
 
 
 def test_another_dimension_names_the_projected_model(tmp_path: Path) -> None:

@@ -154,7 +154,9 @@ def check_arguments(
             raise ConfigError(f"{label}: {name!r} is not a setting: the program supplies it", "leave it out")
         if name not in allowed and not open_ended:
             offered = [a for a in allowed if a not in supplied]
-            raise ConfigError(f"{label}: unknown setting {name!r}", did_you_mean(name, offered))
+            raise ConfigError(
+                f"{label}: unknown setting {name!r}", did_you_mean(name, offered) if offered else "it has no settings"
+            )
     for name in allowed:
         if there[name].default is inspect.Parameter.empty and name not in given and name not in supplied:
             raise ConfigError(f"{label}: the setting {name!r} is missing", "give it a value")

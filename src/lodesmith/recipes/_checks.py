@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from lodesmith.core.errors import ConfigError
-from lodesmith.core.registry import check_arguments, check_types, find
+from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes.learners import way
 from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Component, Recipe, StagePlan
@@ -48,6 +48,21 @@ def check_components(recipe: Recipe) -> None:
         prediction = stage.objective.settings.get("prediction") or {}
         if prediction.get("weight") or prediction.get("begin"):
             _check_predictor(recipe.encoder, f"stages.{number}")
+        _build(stage, f"stages.{number}.objective")
+
+
+def _build(stage: StagePlan, place: str) -> None:
+    """Make an objective of ours over nothing: what it refuses is refused before anything is loaded."""
+    from torch import nn
+
+    if "." in stage.objective.use:
+        return
+    kind = find("objectives", stage.objective.use)
+    beside = {"predictor": nn.Identity()} if "predictor" in parameters(kind) else {}
+    try:
+        kind(nn.Identity(), **beside, **stage.objective.settings)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.what}", error.do) from None
 
 
 def _check_unlabelled(recipe: Recipe) -> None:
@@ -99,6 +114,8 @@ def _check_teacher(recipe: Recipe) -> None:
             place = "encoder.init" if begins else "base"
             raise ConfigError(f"{place}: teacher, and the recipe has none", "add teacher=MODEL")
         return
+    if len(set(recipe.teachers)) < len(recipe.teachers):
+        raise ConfigError(f"teacher: {recipe.teacher} names one model twice", "name each once")
     if way(recipe.encoder) == "vectors":
         raise ConfigError(
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",

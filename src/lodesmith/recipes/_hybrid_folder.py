@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ __all__ = ["ROUTER", "Pair", "hybrid_of", "hybrid_system", "pair_of", "written"]
 
 ROUTER = "router.json"
 """The file by which a hybrid's folder is known."""
-_THRESHOLD = re.compile(r"(.+)@([0-9]*\.?[0-9]+)")
+_THRESHOLD = re.compile(r"(.+)@([^@/]*)")
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ def hybrid_of(spelling: str) -> tuple[Path, float | None] | None:
     found = _THRESHOLD.fullmatch(spelling)
     if found is None or Path(spelling).exists() or not (Path(found[1]) / ROUTER).is_file():
         return None
-    if not 0 <= (threshold := float(found[2])) <= 1:
-        raise ConfigError(f"the threshold is {threshold:g}", f"choose a probability, 0 to 1: {found[1]}@0.5")
+    try:
+        threshold = float(found[2])
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"the threshold is {found[2]!r}", f"choose a probability, 0 to 1: {found[1]}@0.5")
     return Path(found[1]), threshold
 
 

@@ -12,8 +12,11 @@ quickstart: .venv/installed
 test: .venv/installed
 	$(PY) -m pytest
 
-slow: .venv/installed
+.venv/slow: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebook,openvino]'
+	touch $@
+
+slow: .venv/slow
 	$(PY) -m pytest -m slow
 
 check: .venv/installed

@@ -51,6 +51,7 @@ def test_the_stack_is_what_it_was() -> None:
     assert (after.pointer, after.flags, after.size) == (before.pointer, before.flags, before.size)
 
 
+@pytest.mark.slow
 def test_a_signal_after_two_models_have_gone_is_handled(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="needs the extra openvino")
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model.xml")]

@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Checkpoint, Event, Validation
 from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.encoders.transformer import TransformerEncoder
-from lodesmith.recipes import targets
+from lodesmith.recipes import targets, validating
 from lodesmith.recipes.run_report import report
 from lodesmith.recipes.targets import ceiling
 from lodesmith.recipes.teaching import teach_vectors
@@ -59,23 +61,55 @@ def test_a_student_nears_its_teacher(data: Path, teacher: Path, tmp_path: Path) 
     assert told["ceiling"]["explained"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("more", [{}, {"evaluation.geometry": False}, {"evaluation.validate_on": []}])
+@pytest.mark.parametrize("geometry", [True, False])
 def test_alignment_keeps_what_is_nearest_its_teacher(
-    more: dict[str, object], data: Path, teacher: Path, tmp_path: Path
+    geometry: bool, data: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few queries whose ranking gets worse at first do not undo it."""
-    if "evaluation.validate_on" in more:
-        more = {"evaluation.validate_on": [str(data)]}
-    events = run(tmp_path / "run", **settings(data, teacher, **{"stages.0.optim.lr": 1e-3}, **more))
-    told = [event for event in events if isinstance(event, Validation) and event.stage == "align"]
-    near = [event.measures["teacher"] for event in told]
+    """A few queries whose ranking gets worse meanwhile do not undo it."""
+    real, asked = validating.score, []
+
+    def worse(*given: Any, **more: Any) -> SimpleNamespace:
+        asked.append(real(*given, **more).means)
+        return SimpleNamespace(means=asked[-1] | {"nDCG@10": 1 / len(asked)})
+
+    monkeypatch.setattr(validating, "score", worse)
+    more = {"stages.0.optim.lr": 1e-3, "evaluation.geometry": geometry}
+    events = [e for e in run(tmp_path / "run", **settings(data, teacher, **more)) if isinstance(e, Validation)]
+    align, retrieve = ([event for event in events if event.stage == name] for name in ("align", "retrieve"))
+    near = [event.measures["teacher"] for event in align]
     assert near == sorted(near)
-    assert [event.best for event in told] == [True] * len(told)
-    if "evaluation.geometry" not in more:
-        assert near == [event.geometry["teacher_queries"] for event in told]
-    ranked = "mean/nDCG@10" if "evaluation.validate_on" in more else "nDCG@10"
-    later = [event.measures for event in events if isinstance(event, Validation) and event.stage == "retrieve"]
-    assert all(ranked in measures and "teacher" not in measures for measures in later)
+    assert near[-1] > near[0] + 0.1
+    assert [event.best for event in align] == [True] * len(align)
+    if geometry:
+        assert near == [event.geometry["teacher_queries"] for event in align]
+        assert retrieve[0].geometry["teacher_queries"] == near[-1], "the last weights go on"
+    assert [event.best for event in retrieve] == [True] + [False] * (len(retrieve) - 1)
+    assert all("teacher" not in event.measures for event in retrieve)
+
+
+@pytest.mark.parametrize(
+    ("more", "monitored"),
+    [
+        ({"evaluation.validate_on": "DATA"}, "teacher"),
+        ({"evaluation.validate_on": "DATA", "data.validation": None}, "mean/nDCG@10"),
+        (
+            {
+                "encoder": {"use": "bag", "dimension": 16},
+                "stages.0.objective": {"use": "mimic", "relational": 1},
+                "stages.1.objective": {"use": "mimic", "infonce": 1, "relational": 1},
+            },
+            "nDCG@10",
+        ),
+    ],
+)
+def test_a_ranking_decides_where_no_query_can_be_held_beside_the_teacher(
+    more: dict[str, Any], monitored: str, data: Path, teacher: Path, tmp_path: Path
+) -> None:
+    more = {name: [data] if value == "DATA" else value for name, value in more.items()}
+    training = plan("distil", settings(data, teacher, **more), out=tmp_path / "run", reported=False)
+    told = [event for event in training.events() if isinstance(event, Validation) and event.stage == "align"]
+    assert training.stage(training.recipe.stages[0]).monitor == monitored
+    assert next(iter(told[0].measures)) == monitored
 
 
 def test_both_students_load_anywhere(data: Path, teacher: Path, tmp_path: Path) -> None:
@@ -246,7 +280,7 @@ def test_a_tower_begins_with_its_teachers_words(use: str, data: Path, teacher: P
         ({"encoder": {"use": "bag", "init": "teacher"}, "teacher": None}, "the recipe has none"),
         ({"stages.0.objective.mse": {"weight": -1}}, "greater than or equal to 0"),
         ({"teacher": "nowhere/model"}, "nowhere/model"),
-        ({"teacher": "minilm, minilm"}, "names one model twice"),
+        ({"teacher": "minilm, minilm"}, "has one name twice"),
         ({"stages.1.objective.temperature": 0.0}, "stages.1.objective: the temperature must be above 0"),
     ],
 )

@@ -8,6 +8,7 @@ signal, be it Ctrl-C or the end of a worker, then ends the process.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,5 +33,5 @@ def same_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        if known:
-            libc.sigaltstack(ctypes.byref(before), None)
+        if known and libc.sigaltstack(ctypes.byref(before), None):
+            logging.getLogger(__name__).warning("the signal stack could not be put back: a signal may end the process")

@@ -1,4 +1,4 @@
-"""Every name and setting of a recipe against what they name, before anything is loaded or built."""
+"""Every name and setting of a recipe against what they name, before any model, text or vector is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check_components"]
 
 
 def check_components(recipe: Recipe) -> None:
-    """Every name and setting of the recipe, before anything is loaded or built."""
+    """Every name and setting of the recipe, before any model, text or vector is loaded."""
     tracking.check(recipe.tracking)
     if isinstance(recipe, AdaptRecipe) and recipe.encoder.settings.get("kind") != "residual_linear":
         raise ConfigError("encoder.kind: without labels only a residual may be trained", "set it to residual_linear")
@@ -52,7 +52,7 @@ def check_components(recipe: Recipe) -> None:
 
 
 def _build(stage: StagePlan, place: str) -> None:
-    """Make an objective of ours over nothing: what it refuses is refused before anything is loaded."""
+    """Make an objective of ours over nothing, for what it refuses."""
     from torch import nn
 
     if "." in stage.objective.use:
@@ -115,7 +115,7 @@ def _check_teacher(recipe: Recipe) -> None:
             raise ConfigError(f"{place}: teacher, and the recipe has none", "add teacher=MODEL")
         return
     if len(set(recipe.teachers)) < len(recipe.teachers):
-        raise ConfigError(f"teacher: {recipe.teacher} names one model twice", "name each once")
+        raise ConfigError(f"teacher: {recipe.teacher} has one name twice", "name each model once")
     if way(recipe.encoder) == "vectors":
         raise ConfigError(
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",

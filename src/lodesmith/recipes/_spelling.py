@@ -59,7 +59,7 @@ def overrides_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str
         ConfigError: one is no `key=value`.
     """
     if isinstance(overrides, Mapping):
-        return [(key, str(value) if isinstance(value, PurePath) else value) for key, value in overrides.items()]
+        return [(key, _told(value)) for key, value in overrides.items()]
     pairs = []
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -67,6 +67,13 @@ def overrides_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str
             raise ConfigError(f"{text!r} is not an override", "write key=value, such as stages.0.optim.lr=1e-4")
         pairs.append((key, _value(value)))
     return pairs
+
+
+def _told(value: Any) -> Any:
+    """A path as YAML has it."""
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _value(text: str) -> Any:

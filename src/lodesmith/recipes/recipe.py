@@ -94,8 +94,8 @@ class StagePlan(Section):
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better one")
     monitor: str = Field(
         "nDCG@10",
-        description="measure that decides which weights are kept; teacher: the mean cosine of queries that no stage "
-        "sees to the teacher's",
+        description="measure that decides which weights are kept; teacher: the mean cosine of the vectors of queries "
+        "that no stage sees to the teacher's, and nDCG@10 where there are none",
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
 
@@ -140,7 +140,9 @@ class EvaluationPlan(Section):
     split: str = "test"
     measures: tuple[str, ...] = ()
     validate_on: tuple[str, ...] = Field(
-        (), description="datasets (folders, or pulled BEIR sets) that are measured while training; their mean decides"
+        (),
+        description="datasets (folders, or pulled BEIR sets) that are measured while training; their mean decides "
+        "wherever a ranking does",
     )
     validate_split: str = Field("dev", description="split of those datasets")
     geometry: bool = Field(True, description="tell the geometry of some of the vectors at each validation")

@@ -287,7 +287,7 @@ class Training:
             validate=validate,
             validate_every=every if validate else None,
             validate_first=validate is not None,
-            monitor=monitor_of(self.recipe, stage.monitor) if validate else None,
+            monitor=monitor_of(self.recipe, stage.monitor, self.learner) if validate else None,
             patience=stage.patience if validate else None,
             checkpoint_every=stage.checkpoint_every or every,
         )

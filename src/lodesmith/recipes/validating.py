@@ -47,34 +47,33 @@ class Validating:
 
     def __call__(self) -> Mapping[str, float]:
         """Each of `MEASURES` and of the stages' monitors by exact search, and `loss` where the stage's objective needs
-        no more than queries and their documents, or all of them; and the geometry of some of the vectors, with their
-        cosine to the teacher's."""
+        no more than queries and their documents, or all of them; the geometry of some of the vectors, with their
+        cosine to the teacher's; and where that of the queries is monitored, it is the first measure, `teacher`."""
         drop, judgements = self.dataset.drop_same_id, self.pairs.validation
         names = dict.fromkeys([*MEASURES, *self.recipe.monitors])
         documents, queries = self.learner.documents(), self.learner.queries(self._texts)
+        near = self._beside_teacher(queries.values, documents.values)
+        first = {TEACHER: near["teacher_queries"]} if self._by_teacher and "teacher_queries" in near else {}
         beside = {} if self._objective is None else {LOSS: self._loss(queries.values, documents.values)}
         if self.recipe.evaluation.geometry:
-            told = dict(self._sample(queries.values, documents.values))
-            told |= self._beside_teacher(queries.values, documents.values)
+            told = {**self._sample(queries.values, documents.values), **near}
             beside |= {f"{GEOMETRY}{name}": value for name, value in told.items()}
-        if self.stage.monitor == TEACHER:
-            beside |= self._near(queries.values, documents.values)
         index = find("indexes", "flat")(metric=self.learner.metric)
         index.add(documents)
         del documents  # a large corpus is in memory once, in the index
         run = index.search(queries, 100 + drop)
         measures = score(run, judgements, [parse(name) for name in names], drop_same_id=drop).means
-        return {**measures, **beside}
+        return {**first, **measures, **beside}
 
     def _beside_teacher(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:
-        """How near the vectors are to a teacher's; nothing where there is none."""
-        return {} if self._teacher is None else self._teacher(queries, documents)
+        """How near the vectors are to a teacher's; nothing where there is none, or nobody looks."""
+        if self._teacher is None or not (self.recipe.evaluation.geometry or self._by_teacher):
+            return {}
+        return self._teacher(queries, documents)
 
-    def _near(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Mapping[str, float]:
-        """The measure `teacher`: of queries that no stage sees; of documents where the teacher has none of those."""
-        told = self._beside_teacher(queries, documents)
-        found = told.get("teacher_queries", told.get("teacher_documents"))
-        return {} if found is None else {TEACHER: found}
+    @property
+    def _by_teacher(self) -> bool:
+        return self.stage.monitor == TEACHER
 
     @cached_property
     def _teacher(self) -> TeacherSample | None:

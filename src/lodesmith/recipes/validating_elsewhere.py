@@ -1,4 +1,5 @@
-"""Validation on datasets of their own beside that of the training data, such as BEIR sets; their mean is monitored."""
+"""Validation on datasets of their own beside that of the training data, such as BEIR sets; their mean is monitored, but
+where a stage has its teacher monitored."""
 
 from __future__ import annotations
 
@@ -24,9 +25,16 @@ MEAN = "mean"
 """What stands before a measure that is the mean over the datasets: `mean/nDCG@10`."""
 
 
-def monitor_of(recipe: Recipe, monitor: str) -> str:
-    """The name of what decides which weights are best: where there are datasets to validate on, the mean over them."""
-    return f"{MEAN}/{monitor}" if recipe.evaluation.validate_on and monitor != TEACHER else monitor
+def monitor_of(recipe: Recipe, monitor: str, learner: Learner) -> str:
+    """The name of what decides which weights are best: where there are datasets to validate on, the mean over them.
+
+    What is monitored by its teacher and cannot be held beside it is monitored by a ranking.
+    """
+    if monitor == TEACHER:
+        if getattr(learner, "beside_teacher", False):
+            return TEACHER
+        monitor = recipe.monitors[0]
+    return f"{MEAN}/{monitor}" if recipe.evaluation.validate_on else monitor
 
 
 def check_elsewhere(recipe: Recipe) -> None:
@@ -85,7 +93,9 @@ class Elsewhere:
         names = self.recipe.monitors
         means = {f"{MEAN}/{name}": fmean(own[name] for own in found.values()) for name in names}
         single = {f"{dataset}/{name}": found[dataset][name] for dataset in found for name in names}
-        return {**means, **single, **(self.own() if self.own else {})}
+        own = self.own() if self.own else {}
+        first = {name: value for name, value in own.items() if name == TEACHER}
+        return {**first, **means, **single, **own}
 
     def _measured(self, dataset: Dataset) -> dict[str, float]:
         split, drop = self.recipe.evaluation.validate_split, dataset.drop_same_id

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.joined import folders_of
-from lodesmith.core.protocols import Side
+from lodesmith.core.protocols import Encoder, Side
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.recipes.pairs import Pairs
@@ -54,6 +54,12 @@ class FromTeacher(ABC):
             return None
 
     @property
+    def beside_teacher(self) -> bool:
+        """Whether its vectors of queries that no stage sees can be held beside the teacher's."""
+        held_out = self.held_out if self.recipe.teachers and self.pairs.validation else None
+        return held_out is not None and held_out.dimension == self.encoder.dimension
+
+    @property
     def teacher_dimensions(self) -> list[int]:
         """Of each teacher's vectors; no text is encoded for that."""
         if "_sources" in self.__dict__:
@@ -70,6 +76,11 @@ class FromTeacher(ABC):
     def ceiling(self) -> Ceiling:
         """How much of the teacher's vectors the student's own dimensions can hold."""
         return ceiling(self.targets.sample(self.recipe.seed), self._native())
+
+    @property
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """What is trained."""
 
     @abstractmethod
     def _native(self) -> int:

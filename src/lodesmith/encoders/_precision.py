@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError
+from lodesmith.similarity import _machine
 
 if TYPE_CHECKING:
     from lodesmith.encoders.transformer import TransformerEncoder
@@ -31,9 +32,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has bfloat16 matrix instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and any(
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
+    return device.type == "cpu" and _machine.multiplies_bfloat16()
 
 
 def apply(encoder: TransformerEncoder, wanted: str, reference: Tensor) -> str:

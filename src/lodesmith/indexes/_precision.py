@@ -11,8 +11,6 @@ order of d additions (Higham, Accuracy and Stability of Numerical Algorithms, §
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -71,20 +69,6 @@ def int8_is_exact() -> bool:
         return torch.equal(torch._int_mm(rows, rows.T).to(torch.int64), wide @ wide.T)
     except (AttributeError, RuntimeError):
         return False
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Keep torch from lowering the precision of float32 products inside the block, whatever the user has set."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
+
+from lodesmith.similarity._machine import side_by_side
 
 T = TypeVar("T")
 
@@ -27,13 +28,7 @@ def parts(count: int, most: int) -> list[slice]:
 
 def in_threads(work: Callable[[slice], T], pieces: list[slice]) -> Iterator[T]:
     """The results of the pieces, in their order: each piece in one of torch's number of threads."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(pieces) < threads:
+    if len(pieces) < torch.get_num_threads():
         yield from map(work, pieces)
-        return
-    try:
-        # The setting is each thread's own, but the last one made is what new threads begin with: hence `finally`.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, pieces)
-    finally:
-        torch.set_num_threads(threads)
+    else:
+        yield from side_by_side(work, pieces)

@@ -17,11 +17,12 @@ from lodesmith.core.protocols import Metric
 from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors, VectorWriter
 from lodesmith.indexes._batch import Batch
-from lodesmith.indexes._precision import MAX_INT8_DIMENSION, Product, choose, full_float32
+from lodesmith.indexes._precision import MAX_INT8_DIMENSION, Product, choose
 from lodesmith.indexes._scan import Found, Scan
 from lodesmith.indexes._segment import Block, Segment, portions
 from lodesmith.indexes._threads import in_threads, parts
 from lodesmith.indexes._truth import Truth
+from lodesmith.similarity._machine import full_float32
 
 __all__ = ["Flat"]
 

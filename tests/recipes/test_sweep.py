@@ -149,7 +149,7 @@ def test_nothing_is_trained_where_one_combination_is_wrong(
     world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = (
-        ({"temperature": [0.1, 0]}, "temperature=0: the temperature must be above 0"),  # only its constructor knows
+        ({"temperature": [0.1, 0]}, "temperature=0: stages.0.objective: the temperature must be above 0"),
         ({"temperature": [0.1, "hot"]}, "temperature=hot: .*valid number"),
         ({"stages.0.objective.temprature": [0.1, 0.2]}, "did you mean 'temperature'"),
         ({"encoder.use": ["projected", "projcted"]}, "did you mean 'projected'"),

@@ -17,6 +17,7 @@ from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.data.single_texts import SingleTexts
 from lodesmith.data.tokens import Tokens, TokenStore
 from lodesmith.training import Batches
+from lodesmith.training.engine import size
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_the_tokens_are_those_of_the_numbers(sides: tuple[Tokens, Tokens]) -> No
     assert isinstance(batches, Batches)
     assert len(batches) == 5
     for batch in batches:
+        assert size(batch) == batch["examples"] == len(numbers(batch))
         for side, tokens in zip(("query", "document"), sides, strict=True):
             ids, offsets = tokens.take(batch[f"{side}_ids"].numpy())
             packed = batch["queries" if side == "query" else "documents"]

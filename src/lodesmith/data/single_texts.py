@@ -26,9 +26,9 @@ __all__ = ["SingleTexts"]
 class SingleTexts(Position):
     """Batches of texts of either side as token ids; a `training.Batches`.
 
-    A batch is a mapping: `query_ids` int64 [q] and `document_ids` int64 [d], numbers of texts, and `queries` and
-    `documents`, packed: `ids` int64 [total] and `offsets` int64 [q + 1] or [d + 1]. How many of a batch are queries is
-    left to chance. Equal texts of a side count once, under the smallest of their numbers; texts without tokens are
+    A batch is a mapping: `query_ids` int64 [q] and `document_ids` int64 [d], numbers of texts; `queries` and
+    `documents`, packed: `ids` int64 [total] and `offsets` int64 [q + 1] or [d + 1]; and `examples`, q + d. How many of
+    a batch are queries is left to chance. Equal texts of a side count once, under the smallest of their numbers; texts without tokens are
     left out.
 
     Epoch e is shuffled by (seed, e) alone, and dealt to batches that are equal but for one text. Of several ranks each
@@ -105,6 +105,7 @@ class SingleTexts(Position):
         asking = texts < len(self._queries)
         queries, documents = texts[asking], texts[~asking] - len(self._queries)
         return {
+            "examples": len(texts),
             "query_ids": torch.from_numpy(queries),
             "document_ids": torch.from_numpy(documents),
             "queries": _packed(self._queries, queries),

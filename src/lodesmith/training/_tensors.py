@@ -36,7 +36,9 @@ def move(batch: Any, device: torch.device) -> Any:
 
 
 def size(batch: Any) -> int:
-    """How many examples a batch holds: the length of its first tensor."""
+    """How many examples a batch holds: what it says itself under `examples`, or the length of its first tensor."""
+    if isinstance(batch, Mapping) and isinstance(told := batch.get("examples"), int):
+        return told
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim else 1
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()

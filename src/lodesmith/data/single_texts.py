@@ -28,8 +28,8 @@ class SingleTexts(Position):
 
     A batch is a mapping: `query_ids` int64 [q] and `document_ids` int64 [d], numbers of texts; `queries` and
     `documents`, packed: `ids` int64 [total] and `offsets` int64 [q + 1] or [d + 1]; and `examples`, q + d. How many of
-    a batch are queries is left to chance. Equal texts of a side count once, under the smallest of their numbers; texts without tokens are
-    left out.
+    a batch are queries is left to chance. Equal texts of a side count once, under the smallest of their numbers; texts
+    without tokens are left out.
 
     Epoch e is shuffled by (seed, e) alone, and dealt to batches that are equal but for one text. Of several ranks each
     takes every ranks-th text of a batch; where there are too few for that, batches are larger by one.

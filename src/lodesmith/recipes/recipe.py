@@ -95,7 +95,7 @@ class StagePlan(Section):
     monitor: str = Field(
         "nDCG@10",
         description="measure that decides which weights are kept; teacher: the mean cosine of the vectors of queries "
-        "that no stage sees to the teacher's, and nDCG@10 where there are none",
+        "that no stage sees to the teacher's, and a measure of ranking where there are none",
     )
     checkpoint_every: int | None = Field(None, ge=1, description="steps; null for once an epoch")
 

@@ -10,7 +10,7 @@ from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors
 
 Side = Literal["query", "document"]
-Metric = Literal["dot", "cosine", "euclidean"]
+Metric = Literal["dot", "cosine", "euclidean", "maxsim"]
 Prompt = str | Sequence[Mapping[str, str]]
 """What a generator is asked: a text, or messages of a chat, each with `role` and `content`."""
 

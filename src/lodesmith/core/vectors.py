@@ -65,6 +65,14 @@ class Vectors:
         return cls(values, np.arange(len(ids) + 1, dtype=np.int64), tuple(ids), info)
 
     @classmethod
+    def joined(cls, parts: Sequence[Vectors]) -> Vectors:
+        """The items of several vectors of one dimension, one after another, in memory; `info` is the last one's."""
+        values = np.concatenate([part.values for part in parts])
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(values, offsets, tuple(name for part in parts for name in part.ids), dict(parts[-1].info))
+
+    @classmethod
     def load(cls, folder: Path | str, *, verify: bool = False) -> Vectors:
         """Open a vectors folder, memory-mapped.
 

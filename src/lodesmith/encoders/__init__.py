@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lodesmith.encoders.projected import IsotropicGaussianEncoder, ProjectionLayer
     from lodesmith.encoders.rnn import Recurrent
     from lodesmith.encoders.student import StudentModelWithProjection
+    from lodesmith.encoders.tokens import LateInteractionEncoder
     from lodesmith.encoders.transformer import Passages, TransformerEncoder, load_encoder
     from lodesmith.encoders.word_vectors import (
         WordVectors,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bag": "bag",
     "IsotropicGaussianEncoder": "projected",
+    "LateInteractionEncoder": "tokens",
     "Passages": "transformer",
     "ProjectionLayer": "projected",
     "Recurrent": "rnn",
@@ -48,6 +50,7 @@ _HOMES = {
 __all__ = [
     "Bag",
     "IsotropicGaussianEncoder",
+    "LateInteractionEncoder",
     "Passages",
     "ProjectionLayer",
     "Recurrent",

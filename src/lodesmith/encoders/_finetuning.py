@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -51,7 +51,18 @@ class Tuning:
     lora: Mapping[str, Any] | None = None
 
 
-def tune(base: TransformerEncoder, how: Tuning) -> None:
+class Tuned(Protocol):
+    """An encoder around a sentence-transformers model, whose weights may train."""
+
+    source: str
+    model: Any
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Vectors with gradients, [n, d]."""
+        ...
+
+
+def tune(base: Tuned, how: Tuning) -> None:
     """Set up a base for training, in place. Weights that no vector depends on, such as an unused pooler's, are frozen:
     several processes would wait for their gradients.
 
@@ -115,7 +126,7 @@ def layers_of(transformer: Any) -> nn.ModuleList:
     )
 
 
-def _freeze_unused(base: TransformerEncoder) -> None:
+def _freeze_unused(base: Tuned) -> None:
     trained = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     with torch.enable_grad():
         vectors = base.embed([_CHECK])

@@ -35,7 +35,7 @@ def settings(model: Any) -> dict[str, Any]:
         "modules": [[type(module).__name__, _config_of(module)] for module in model],
         "config": {key: _plain(value) for key, value in config.items() if key not in _VOLATILE},
         "tokenizer": "" if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-        "truncate_dim": model.truncate_dim,
+        "truncate_dim": getattr(model, "truncate_dim", None),
         "similarity": str(model.similarity_fn_name),
     }
 

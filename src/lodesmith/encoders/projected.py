@@ -322,9 +322,9 @@ tags: [sentence-transformers, retrieval, lodesmith]
 """
 _USE = """
 ```python
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import {kind}
 
-model = SentenceTransformer("path/of/this/folder")
+model = {kind}("path/of/this/folder")
 queries = model.encode_query(["a question"])
 documents = model.encode_document(["a passage", "another passage"])
 print(model.similarity(queries, documents))
@@ -332,6 +332,6 @@ print(model.similarity(queries, documents))
 """
 
 
-def card(title: str, text: str) -> str:
-    """A model card: what the hub reads, a title, a paragraph, and how the folder is used."""
-    return f"{_HEAD}# {title}\n\n{text}\n{_USE}"
+def card(title: str, text: str, kind: str = "SentenceTransformer") -> str:
+    """A model card: what the hub reads, a title, a paragraph, and how a folder of this kind is used."""
+    return f"{_HEAD}# {title}\n\n{text}\n{_USE.format(kind=kind)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,24 +20,14 @@ from lodesmith.encoders import _precision
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core, one_core
 from lodesmith.encoders._identity import digest, settings
 from lodesmith.encoders._loading import find_model, load_model
-from lodesmith.encoders._packing import ATTENTION, batches, pack, register
+from lodesmith.encoders._packable import check_texts, first_position
+from lodesmith.encoders._packing import batches, pack
 from lodesmith.encoders._passages import Passages
 from lodesmith.encoders._reading import Reader, Reading, clean, prompts_of
 
 __all__ = ["TransformerEncoder", "Passages", "Precision", "load_encoder"]  # noqa: RUF022 - the component comes first
 
-_log = logging.getLogger(__name__)
-
 Precision = Literal["auto", "float32", "bfloat16"]
-
-_SENTENCE = "Retrieval models turn a text into a vector; texts of like meaning lie close together. "
-_DETAILS = "Numbers such as 3.14, and names like Zürich, count too."
-CHECK_TEXTS = ("a", "What is a vector?", _SENTENCE, _SENTENCE + _DETAILS)
-"""Texts of unequal length on which a model is checked when it is loaded."""
-_TOLERANCE = 1e-4
-"""Largest difference between packed and padded vectors, relative to the largest component, in float32."""
-_LONGEST_CHECK = 1200
-"""Tokens of the longest text that a sliding window is checked with."""
 
 
 class TransformerEncoder:
@@ -199,43 +188,19 @@ class TransformerEncoder:
             return torch.cat([self._padded([text], "document") for text in self._check_texts()]).float()
 
     def _check_texts(self) -> list[str]:
-        """`CHECK_TEXTS`, and one beyond the sliding window where the model has one."""
-        window = getattr(getattr(self.model.transformers_model, "config", None), "sliding_window", None) or 0
-        longer = window and window < self.reader.limits["document"]
-        return [*CHECK_TEXTS, "far " * min(2 * window, _LONGEST_CHECK)] if longer else list(CHECK_TEXTS)
+        return check_texts(self.model, self.reader.limits["document"])
 
     def _try_packing(self, reference: Tensor) -> bool:
         """Whether this model gives the same vectors in packed batches; if so, it is left set up for them."""
-        transformer = self.model.transformers_model
-        if transformer is None or self.reader.tokenizer is None:
+        if self.reader.tokenizer is None:
             return False
-        usual = transformer.config._attn_implementation
-        reason = self._unpackable(transformer)
-        for first in () if reason else (0, (transformer.config.pad_token_id or 0) + 1):
-            self._first_position = first
-            try:
-                register()
-                transformer.set_attn_implementation(ATTENTION)
-                with torch.inference_mode():
-                    ids = self.reader.read(self._check_texts(), "document").ids
-                    difference = float((self._packed(ids, "document").float() - reference).abs().max())
-            except Exception as error:  # whatever a model's own code raises means the same: not this way
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            if difference <= _TOLERANCE * float(reference.abs().max()):
-                return True
-            reason = f"packed vectors differ by {difference:.1g}"
-        transformer.set_attn_implementation(usual)
-        _log.info("%s: padded batches, packing does not fit this model (%s)", self.source, reason)
-        return False
 
-    def _unpackable(self, transformer: Any) -> str:
-        if not getattr(transformer, "_can_set_attn_implementation", lambda: True)():
-            return "its class computes attention in code of its own"
-        window = getattr(transformer.config, "sliding_window", None) or 0
-        if _LONGEST_CHECK // 2 < window < self.reader.limits["document"]:
-            return f"its sliding window of {window} tokens is too long to check"
-        return ""
+        def packed(first: int) -> Tensor:
+            self._first_position = first
+            return self._packed(self.reader.read(self._check_texts(), "document").ids, "document")
+
+        found = first_position(self.model, self.source, self.reader.limits["document"], reference, packed)
+        return found is not None
 
     def __repr__(self) -> str:
         how = f"{self.metric}, {self.precision}, {'packed' if self.packed else 'padded'}"

@@ -72,6 +72,8 @@ class Approximate:
         small, refine = SMALL if small is None else small, self.named if refine is None else refine
         if small < 0 or refine < 1 or not 0 < target <= 1:
             raise ConfigError(f"small {small}, refine {refine} or target {target} is out of range")
+        if metric == "maxsim":
+            raise ConfigError("this index compares single vectors, and the model is compared by maxsim", "use flat")
         self.exact = Flat(metric)
         """The same items, scored one and all."""
         self.metric: Metric = metric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import ClassVar, get_args
 
@@ -17,12 +18,14 @@ from lodesmith.core.protocols import Metric
 from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors, VectorWriter
 from lodesmith.indexes._batch import Batch
+from lodesmith.indexes._merge import merge
 from lodesmith.indexes._precision import MAX_INT8_DIMENSION, Product, choose
 from lodesmith.indexes._scan import Found, Scan
 from lodesmith.indexes._segment import Block, Segment, portions
 from lodesmith.indexes._threads import in_threads, parts
 from lodesmith.indexes._truth import Truth
 from lodesmith.similarity._machine import full_float32
+from lodesmith.similarity.maxsim import maxsim_top
 
 __all__ = ["Flat"]
 
@@ -46,7 +49,8 @@ class Flat:
     search makes; a search needs about 60 MB more.
 
     Args:
-        metric: `"dot"`, `"cosine"` (0 for a zero vector) or `"euclidean"` (minus the squared distance).
+        metric: `"dot"`, `"cosine"` (0 for a zero vector), `"euclidean"` (minus the squared distance), or `"maxsim"`,
+            under which queries have several rows too. Nothing is copied then, and `precision` says nothing.
         precision: of the candidates' products: `"int8"`, `"bfloat16"`, `"float32"`, or `"auto"` for the fastest on this
             CPU. It changes the time, never a result.
 
@@ -82,6 +86,8 @@ class Flat:
 
     def bytes_for(self, vectors: Vectors) -> int:
         """What these vectors will take in memory once they are searched, beside what holds their values."""
+        if self.metric == "maxsim":
+            return 0
         return len(vectors.values) * (vectors.dimension * {"int8": 1, "bfloat16": 2, "float32": 4}[self.precision] + 32)
 
     def add(self, vectors: Vectors) -> None:
@@ -119,9 +125,7 @@ class Flat:
             if before > 2 * last or before + last > _MERGE_ROWS:
                 return
             pair = [s.vectors.take(np.flatnonzero(s.alive)) for s in self._segments[-2:]]
-            values = np.concatenate([np.asarray(v.values, np.float32) for v in pair])
-            offsets = np.concatenate([pair[0].offsets, pair[0].offsets[-1] + pair[1].offsets[1:]])
-            joined = Vectors(values, offsets, pair[0].ids + pair[1].ids, dict(pair[1].info))
+            joined = Vectors.joined(pair)
             self._segments[-2:] = [Segment(joined)] if len(joined) else []
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -144,6 +148,8 @@ class Flat:
             return Run.ranked(queries.ids, [], np.zeros(0), np.zeros(0), np.zeros(len(queries) + 1))
         with self._lock:
             segments = list(self._segments)
+            if self.metric == "maxsim":
+                return _interacted(segments, queries, k)
             blocks = self._prepare(segments)
         own = threading.local()
 
@@ -189,8 +195,11 @@ class Flat:
         if not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}", "ask for at least 1 item")
         _fits(queries, self.dimension, "the queries")
-        if not queries.is_dense:
-            raise InputError("a flat index takes queries of one vector each", "pool them, or use a multi-vector index")
+        if self.metric != "maxsim" and not queries.is_dense:
+            raise InputError(
+                f"queries of several vectors each are compared by maxsim, and this index compares by {self.metric}",
+                "build it with a late-interaction model, or ask with one vector each",
+            )
         if len(set(queries.ids)) != len(queries.ids):
             raise InputError("a query id occurs twice", "give each query one id")
         largest = _largest(queries, "query")
@@ -250,6 +259,15 @@ class Flat:
             self._segments, self._centre, self._largest, self.dimension = [], None, 0.0, None
             self.add(vectors)
             self.dimension = settings["dimension"]
+
+
+def _interacted(segments: list[Segment], queries: Vectors, k: int) -> Run:
+    """The k best items of several segments under MaxSim."""
+    runs = []
+    for segment in segments:
+        chosen = segment.vectors if segment.alive.all() else segment.vectors.take(np.flatnonzero(segment.alive))
+        runs.append(maxsim_top(queries, chosen, k))
+    return reduce(lambda best, found: merge(best, found, k), runs)
 
 
 def _fits(vectors: Vectors, dimension: int | None, label: str) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import relu
 from lodesmith.core.errors import InputError
 from lodesmith.losses._scores import check_scores
 
-__all__ = ["hinges", "triplet"]
+__all__ = ["hardest", "hinges", "triplet"]
 
 Pick = Literal["all", "hard", "semi_hard"]
 
@@ -67,12 +67,7 @@ def hinges(
     """
     if not margin > 0:
         raise InputError(f"the margin must be above 0, not {margin}")
-    labels = check_scores(scores, labels, mask)
-    real = torch.ones_like(scores, dtype=torch.bool) if mask is None else ~mask
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()
-    positives = scores.gather(1, labels[:, None])
-    real = real.scatter(1, labels[:, None], False)
+    scores, positives, real = _against(scores, labels, mask)
     if negatives != "all" and scores.shape[1]:
         # By index: equal scores, the positive's among them, are told apart.
         columns = _hardest(scores, real) if negatives == "hard" else _semi_hard(scores, positives, real)
@@ -80,6 +75,36 @@ def hinges(
     # What is masked may be NaN or infinite: it goes before anything is computed from it.
     values = relu(margin - positives + scores.masked_fill(~real, 0.0))
     return values.masked_fill(~real, 0.0), real
+
+
+def hardest(
+    scores: torch.Tensor, labels: torch.Tensor | None = None, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each row's positive and its negative with the highest score; arguments as of `triplet`.
+
+    Returns:
+        The two scores, [n, 1] each, the second 0 where there is no negative; and whether there is one, bool [n, 1].
+
+    Raises:
+        InputError: shapes do not fit.
+    """
+    scores, positives, real = _against(scores, labels, mask)
+    if not scores.shape[1]:
+        return positives, torch.zeros_like(positives), torch.zeros_like(positives, dtype=torch.bool)
+    columns = _hardest(scores, real)
+    found = real.gather(1, columns)
+    return positives, scores.gather(1, columns).masked_fill(~found, 0.0), found
+
+
+def _against(
+    scores: torch.Tensor, labels: torch.Tensor | None, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores in float32 at least, those of the positives [n, 1], and bool [n, m]: what is a negative."""
+    labels = check_scores(scores, labels, mask)
+    real = torch.ones_like(scores, dtype=torch.bool) if mask is None else ~mask
+    if scores.dtype in (torch.float16, torch.bfloat16):
+        scores = scores.float()
+    return scores, scores.gather(1, labels[:, None]), real.scatter(1, labels[:, None], False)
 
 
 def _hardest(scores: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

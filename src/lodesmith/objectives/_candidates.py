@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +16,9 @@ from lodesmith.core import registry
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.protocols import Metric
 from lodesmith.objectives._known import Known
-from lodesmith.objectives._parts import Encoded, encode_batch
+from lodesmith.objectives._parts import Encoded, count, encode_batch, join
 from lodesmith.objectives._ranks import Ranks
+from lodesmith.similarity.maxsim import Ragged
 
 UNKNOWN = -2
 """The id of a text whose number the batch does not say: it equals no other."""
@@ -83,14 +85,20 @@ class Comparison:
         similarity: a name of the similarity family.
         known: int64 [p, 2] of (query id, document id): known positives.
         gather: where several processes train, compare with the candidates of all of them.
+        each_token: MaxSim is divided by the query's number of tokens, so that one temperature fits queries of any
+            length.
 
     Raises:
         ConfigError: there is no such similarity.
         InputError: `known` has another shape.
     """
 
-    def __init__(self, similarity: Metric, known: NDArray[np.integer] | None, gather: bool) -> None:
+    def __init__(
+        self, similarity: Metric, known: NDArray[np.integer] | None, gather: bool, *, each_token: bool = False
+    ) -> None:
         self.similarity = registry.find("similarity", similarity)
+        if each_token:
+            self.similarity = partial(self.similarity, normalize=True)
         self.known = Known(known)
         self.gather = gather
 
@@ -117,7 +125,7 @@ class Comparison:
         """
         encoded = encode_batch(batch, encoder, document_encoder)
         rows = torch.stack([_ids(batch, name, encoded.queries) for name in ("document_ids", "query_ids")], 1)
-        mined = 0 if encoded.negatives is None else len(encoded.negatives)
+        mined = 0 if encoded.negatives is None else count(encoded.negatives)
         ranks = Ranks.of(len(rows), mined, together=self.gather and training, device=rows.device)
         columns = _columns(batch, encoded, rows, Ranks(((len(rows),), (mined,))) if local else ranks)
         scores = self.score(encoded.queries, columns.vectors)
@@ -128,9 +136,9 @@ class Comparison:
     def score(self, queries: Any, documents: Any) -> torch.Tensor:
         """Scores [n, m] in float32 at least, whatever the vectors' precision and whatever autocast says: a temperature
         enlarges what rounding takes from them."""
-        queries, documents = wide(queries), wide(documents)
-        kind = documents.device.type if isinstance(documents, torch.Tensor) else "cpu"
-        with torch.autocast(kind, enabled=False):
+        queries, documents = _items(wide(queries)), _items(wide(documents))
+        flat = getattr(documents, "values", documents)
+        with torch.autocast(flat.device.type if isinstance(flat, torch.Tensor) else "cpu", enabled=False):
             return self._compared(queries, documents)
 
     def beginnings(self, queries: Any, documents: Any, dimensions: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -178,29 +186,45 @@ def wide(vectors: Any) -> Any:
     return vectors.float() if narrow else vectors
 
 
+def _items(vectors: Any) -> Any:
+    """Packed token vectors as what MaxSim compares; anything else as it is."""
+    return Ragged(vectors["values"], vectors["offsets"]) if isinstance(vectors, Mapping) else vectors
+
+
 def own_candidates(batch: Mapping[str, Any], scored: Scored) -> int:
     """How many a row has in its positive, the places of what was mined for it, and the pool."""
     places = batch["negative_ids"] if "negative_ids" in batch else batch.get("negatives")
     pool = scored.encoded.pool
-    return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else len(pool))
+    return 1 + (0 if places is None else places.shape[1]) + (0 if pool is None else count(pool))
 
 
 def gathered(encoded: Encoded, ranks: Ranks) -> Any:
     """What the columns have, in their order: the documents and what was mined for all rows, then the pool, which is
     the same on each rank, and stays."""
-    found = [ranks.gather(encoded.documents)]
+    found = [_gather(ranks, encoded.documents)]
     if encoded.negatives is not None:
-        found.append(ranks.gather(encoded.negatives, 1))
+        found.append(_gather(ranks, encoded.negatives, 1))
     if encoded.pool is not None:
         found.append(encoded.pool)
-    return found[0] if len(found) == 1 else torch.cat(found)
+    return found[0] if len(found) == 1 else join(found)
 
 
-def _ids(batch: Mapping[str, Any], name: str, like: torch.Tensor) -> torch.Tensor:
+def _gather(ranks: Ranks, part: Any, kind: int = 0) -> Any:
+    """The vectors of all ranks: rows, or several of them an item."""
+    if not isinstance(part, Mapping) or ranks.world == 1:
+        return ranks.gather(part, kind) if isinstance(part, torch.Tensor) else part
+    lengths = ranks.gather(part["offsets"].diff(), kind)
+    totals = tuple(int(own.sum()) for own in torch.split(lengths, list(ranks.counts[kind])))  # type: ignore[no-untyped-call]
+    values = Ranks((totals,), ranks.rank).gather(part["values"])
+    return {"values": values, "offsets": nn.functional.pad(lengths.cumsum(0), (1, 0))}
+
+
+def _ids(batch: Mapping[str, Any], name: str, like: Any) -> torch.Tensor:
     """The ids [n], or unknown ones."""
     if name in batch:
         return cast(torch.Tensor, batch[name])
-    return torch.full((len(like),), UNKNOWN, dtype=torch.int64, device=like.device)
+    device = (like["values"] if isinstance(like, Mapping) else like).device
+    return torch.full((count(like),), UNKNOWN, dtype=torch.int64, device=device)
 
 
 def _columns(batch: Mapping[str, Any], encoded: Encoded, rows: torch.Tensor, ranks: Ranks) -> Columns:
@@ -209,20 +233,20 @@ def _columns(batch: Mapping[str, Any], encoded: Encoded, rows: torch.Tensor, ran
     ids = [every[:, 0]]
     owners = [torch.arange(len(every), device=rows.device)]
     if encoded.negatives is not None:
-        mined = ranks.gather(_mined(batch, encoded.negatives, len(rows), ranks.first), 1)
+        mined = ranks.gather(_mined(batch, rows, len(rows), ranks.first), 1)
         ids.append(mined[:, 0])
         owners.append(mined[:, 1])
     if encoded.pool is not None:
         ids.append(_ids(batch, "pool_ids", encoded.pool))
-        owners.append(torch.full((len(encoded.pool),), -1, dtype=torch.int64, device=rows.device))
+        owners.append(torch.full((count(encoded.pool),), -1, dtype=torch.int64, device=rows.device))
     return Columns(gathered(encoded, ranks), torch.cat(ids), torch.cat(owners), every[:, 1])
 
 
-def _mined(batch: Mapping[str, Any], negatives: torch.Tensor, n: int, first: int) -> torch.Tensor:
+def _mined(batch: Mapping[str, Any], rows: torch.Tensor, n: int, first: int) -> torch.Tensor:
     """int64 [k, 2]: document and row of each mined vector."""
     if isinstance(batch["negatives"], torch.Tensor):
         width = batch["negatives"].shape[1]
-        owners = torch.arange(first, first + n, device=negatives.device).repeat_interleave(width)
+        owners = torch.arange(first, first + n, device=rows.device).repeat_interleave(width)
         ids = batch["negative_ids"].flatten() if "negative_ids" in batch else torch.full_like(owners, UNKNOWN)
     else:
         filled = batch["negative_ids"] >= 0

@@ -33,12 +33,14 @@ class Scores:
 
     @classmethod
     def of(cls, system: System, texts: Mapping[str, str]) -> Scores | None:
-        """For queries (id → text); None where the system is not one model with vectors of its own."""
+        """For queries (id → text); None where the system is not one model with a vector of its own a query."""
         from lodesmith.retrieval.dense import Dense
 
         if not isinstance(system.retriever, Dense) or system.vectors is None:
             return None
         encoder, documents = system.retriever.encoder, system.vectors
+        if encoder.metric == "maxsim":
+            return None
         rows = encoder.encode(list(texts.values()), "query", tuple(texts)).values.astype(np.float64)
         places = {key: at for at, key in enumerate(documents.ids)}
         return cls(dict(zip(texts, rows, strict=True)), documents, places, encoder.metric)

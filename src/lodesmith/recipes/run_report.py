@@ -15,6 +15,7 @@ from lodesmith.evaluation.compare import compare
 from lodesmith.recipes._run_folder import STUDENT, UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.geometry import geometry_of
+from lodesmith.recipes.learners import way
 from lodesmith.recipes.overlap import measured, notes_of, overlap
 from lodesmith.recipes.recipe import AdaptRecipe, Recipe, WordVectorsRecipe
 from lodesmith.recipes.systems import Resolver, System, renamed
@@ -49,7 +50,8 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     from_scratch = (out / UNTRAINED).is_dir()
     before = recipe.base if isinstance(recipe, Recipe) and not from_scratch else str(out / UNTRAINED)
     base = Path(before).name
-    spellings = {"random": "random", "bm25": "bm25", **_taught(recipe, out), base: before, recipe.name: str(out)}
+    beside = {**_taught(recipe, out), **_single(recipe)}
+    spellings = {"random": "random", "bm25": "bm25", **beside, base: before, recipe.name: str(out)}
     resolved = {name: resolver.resolve(spelling) for name, spelling in spellings.items()}
     results = []
     for name, found in {**resolved, **_teachers(recipe, dataset, out, set(resolved))}.items():
@@ -66,7 +68,9 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
         write_json(out / OVERLAP, told)
         notes += notes_of(told)
     geometry = None
-    if isinstance(recipe, Recipe) and recipe.evaluation.geometry and len(dataset.documents) > 1:
+    vectors = resolved[recipe.name].vectors
+    drawn = vectors is not None and vectors.is_dense and len(dataset.documents) > 1
+    if isinstance(recipe, Recipe) and recipe.evaluation.geometry and drawn:
         geometry = geometry_of(str(out), dataset, split=split, limit=PICTURED).geometry
         notes.append(f"Spectrum, cosines and map are of {recipe.name}'s vectors of {geometry.items:,} documents.")
     title = f"{recipe.name} on {dataset.name}"
@@ -80,6 +84,15 @@ def _taught(recipe: Recipe | WordVectorsRecipe, out: Path) -> dict[str, str]:
         return {}
     same = sha256_folder(out / STUDENT) == sha256_folder(out / "model")
     return {} if same else {f"{recipe.name}-student": str(out / STUDENT)}
+
+
+def _single(recipe: Recipe | WordVectorsRecipe) -> dict[str, str]:
+    """Under late interaction, the base with its one vector a text, where it is such a model."""
+    from lodesmith.encoders._loading import find_model, is_late
+
+    if not isinstance(recipe, Recipe) or way(recipe.encoder) != "late" or is_late(find_model(recipe.base)):
+        return {}
+    return {Path(recipe.base).name: recipe.base}
 
 
 def _teachers(

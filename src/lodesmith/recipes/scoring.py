@@ -60,7 +60,7 @@ def vector_scores(encoder: Encoder, documents: Vectors) -> PairScores:
         documents: vectors by document id.
     """
     rows = {key: at for at, key in enumerate(documents.ids)}
-    similarity = _similarity(encoder.metric)
+    similarity = None if encoder.metric == "maxsim" else _similarity(encoder.metric)
 
     def score(queries: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> Mapping[str, Mapping[str, float]]:
         wanted = {query: keys for query, keys in lists.items() if keys}
@@ -69,11 +69,20 @@ def vector_scores(encoder: Encoder, documents: Vectors) -> PairScores:
         asked = encoder.encode([queries[query] for query in wanted], "query", tuple(wanted))
         found = documents.take([rows[key] for keys in wanted.values() for key in keys])
         pairs = np.repeat(np.arange(len(wanted)), [len(keys) for keys in wanted.values()])
-        values = similarity(asked.values[np.repeat(pairs, np.diff(found.offsets))], found.values)
-        best = iter(np.maximum.reduceat(values, found.offsets[:-1]).tolist())
+        if similarity is None:
+            best = iter(_interactions(asked, found, pairs).tolist())
+        else:
+            values = similarity(asked.values[np.repeat(pairs, np.diff(found.offsets))], found.values)
+            best = iter(np.maximum.reduceat(values, found.offsets[:-1]).tolist())
         return {query: {key: next(best) for key in keys} for query, keys in lists.items()}
 
     return score
+
+
+def _interactions(queries: Vectors, documents: Vectors, owners: NDArray[np.int64]) -> NDArray[np.float32]:
+    from lodesmith.similarity.maxsim import maxsim_rows
+
+    return maxsim_rows(queries, documents, np.stack([owners, np.arange(len(owners))], axis=1))
 
 
 def _similarity(metric: Metric) -> Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float32]]:

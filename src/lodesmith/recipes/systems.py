@@ -223,10 +223,13 @@ def document_vectors(
 
     items = ((key, document.content) for key, document in documents.items())
     run = Path(model)
-    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
+    single = encoder.metric != "maxsim"
+    if single and (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
         if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
+    if encoder.metric == "maxsim":
+        dtype = "float16"  # a vector a token: they take the room, and their length is 1
     return VectorCache(dtype=dtype).vectors(encoder, items, "document")
 
 
@@ -268,6 +271,8 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
         name: which.
         passages: split documents into windows of so many tokens, a quarter of them shared with the next.
     """
+    from lodesmith.encoders._loading import find_model, is_late
+    from lodesmith.encoders.tokens import LateInteractionEncoder
     from lodesmith.encoders.transformer import Passages, TransformerEncoder
 
     path = Path(name)
@@ -279,6 +284,10 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
         name = str(path)
     if (path / TOWERS).is_file():
         return _towers(path, passages)
+    if is_late(find_model(name)):
+        if passages:
+            raise InputError(f"{name}: a late-interaction model reads whole documents", "leave --passages out")
+        return LateInteractionEncoder(name)
     return TransformerEncoder(name, passages=Passages(passages, passages // 4) if passages else None)
 
 
@@ -318,7 +327,7 @@ def dense(name: str, encoder: Encoder, vectors: Vectors) -> System:
     index, held = _searched(vectors, encoder.metric)
     cost = {
         "encode_docs_per_s": vectors.info.get("docs_per_s"),
-        "index_bytes": vectors.values.size * 4,
+        "index_bytes": vectors.values.size * (vectors.values.itemsize if encoder.metric == "maxsim" else 4),
         "parameters": parameters_of(encoder),
         "truncated": vectors.info.get("truncated"),
     }

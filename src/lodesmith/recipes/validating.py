@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lodesmith.core.events import GEOMETRY
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
+from lodesmith.core.vectors import Vectors
 from lodesmith.evaluation.measures import parse, score
 from lodesmith.recipes._geometry_sample import GeometrySample
 from lodesmith.recipes._teacher_sample import TeacherSample
@@ -52,10 +53,11 @@ class Validating:
         drop, judgements = self.dataset.drop_same_id, self.pairs.validation
         names = dict.fromkeys([*MEASURES, *self.recipe.monitors])
         documents, queries = self.learner.documents(), self.learner.queries(self._texts)
-        near = self._beside_teacher(queries.values, documents.values)
+        dense = queries.is_dense and documents.is_dense
+        near = self._beside_teacher(queries.values, documents.values) if dense else {}
         first = {TEACHER: near["teacher_queries"]} if self._by_teacher and "teacher_queries" in near else {}
-        beside = {} if self._objective is None else {LOSS: self._loss(queries.values, documents.values)}
-        if self.recipe.evaluation.geometry:
+        beside = {} if self._objective is None else {LOSS: self._loss(queries, documents)}
+        if self.recipe.evaluation.geometry and dense:
             told = {**self._sample(queries.values, documents.values), **near}
             beside |= {f"{GEOMETRY}{name}": value for name, value in told.items()}
         index = find("indexes", "flat")(metric=self.learner.metric)
@@ -109,30 +111,35 @@ class Validating:
         made = kind(nn.Identity(), known=self._numbers, **component.settings).eval()
         return None if made.needs_mined else made
 
-    def _loss(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> float:
-        """The weighted terms, a mean over the pairs, in batches of the stage's size that are the same each time.
-
-        Args:
-            queries: [q, d].
-            documents: [m, d], all of them.
-        """
+    def _loss(self, queries: Vectors, documents: Vectors) -> float:
+        """The weighted terms, a mean over the pairs, in batches of the stage's size that are the same each time."""
         import torch
 
         from lodesmith.data.batching import Documents, Rows
 
-        corpus = Documents(Rows(documents, resident=0), self._distinct)
+        dense = documents.is_dense
+        corpus = {"corpus": Documents(Rows(documents.values, resident=0), self._distinct)} if dense else {}
         order = np.random.default_rng(self.recipe.seed).permutation(len(self._numbers))
         whole = 0.0
         for chosen in np.array_split(order, -(-len(order) // self.stage.batch_size)):
             numbers = torch.from_numpy(self._numbers[chosen])
             batch = {
-                "queries": torch.from_numpy(queries[self._numbers[chosen, 0]]),
-                "documents": torch.from_numpy(documents[self._numbers[chosen, 1]]),
+                "queries": _part(queries, self._numbers[chosen, 0]),
+                "documents": _part(documents, self._numbers[chosen, 1]),
                 "query_ids": numbers[:, 0],
                 "document_ids": numbers[:, 1],
-                "corpus": corpus,
+                **corpus,
             }
             with torch.no_grad():
                 terms = self._objective(batch)
             whole += len(chosen) * sum(self._objective.weights[name] * float(value) for name, value in terms.items())
         return whole / len(order)
+
+
+def _part(vectors: Vectors, chosen: NDArray[np.int64]) -> Any:
+    """Some items as an objective gets them: rows [n, d], or packed ones of several rows each."""
+    import torch
+
+    taken = vectors.take(chosen)
+    values = torch.from_numpy(taken.values)
+    return values if vectors.is_dense else {"values": values, "offsets": torch.from_numpy(taken.offsets)}

@@ -252,13 +252,17 @@ def _kernel(queries: torch.Tensor, block: torch.Tensor, token: torch.Tensor, row
 
 def _fast(queries: torch.Tensor, block: torch.Tensor, token: torch.Tensor, row: torch.Tensor) -> Floats:
     """q·d of pairs of rows, in float64 and any order."""
-    first, second, width = queries.double(), block.double(), queries.shape[1]
+    first, width = queries.double(), queries.shape[1]
+    second = block.double() if len(token) > len(block) else block  # few winners: they alone are widened
     values, size = np.empty(len(token)), _PAIRS * width
     left, right = (scratch(name, size, torch.float64).view(-1, width) for name in ("left", "right"))
     for start in range(0, len(token), _PAIRS):
         these, those = token[start : start + _PAIRS], row[start : start + _PAIRS]
         a = torch.index_select(first, 0, these, out=left[: len(these)])
-        b = torch.index_select(second, 0, those, out=right[: len(those)])
+        if second is block:
+            b = right[: len(those)].copy_(block.index_select(0, those))
+        else:
+            b = torch.index_select(second, 0, those, out=right[: len(those)])
         np.einsum("ij,ij->i", a.numpy(), b.numpy(), out=values[start : start + _PAIRS])
     return values
 

@@ -28,7 +28,8 @@ def probe_texts(
 
 
 def together(tower: Any, texts: Sequence[Text]) -> Any:
-    """The vectors of texts given as ids, as training makes them but without dropout: [n, d] on the CPU."""
+    """The vectors of texts given as ids, as training makes them but without dropout, on the CPU: [n, d], or a list of
+    [t · d] where a text has t of them."""
     import torch
 
     device, training = next(iter(tower.parameters())).device, tower.training
@@ -37,6 +38,10 @@ def together(tower: Any, texts: Sequence[Text]) -> Any:
     tower.eval()
     try:
         with torch.no_grad():
-            return tower({name: tensor.to(device) for name, tensor in packed.items()}).float().cpu()
+            found = tower({name: tensor.to(device) for name, tensor in packed.items()})
+        if isinstance(found, torch.Tensor):
+            return found.float().cpu()
+        counts = found["offsets"].diff().tolist()
+        return [own.flatten().float().cpu() for own in found["values"].split(counts)]
     finally:
         tower.train(training)

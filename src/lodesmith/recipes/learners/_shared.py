@@ -94,11 +94,8 @@ def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], s
         text: id → text.
         side: of the texts.
     """
-    values = np.empty((len(keys), encoder.dimension), np.float32)
-    for start in range(0, len(keys), BLOCK):
-        texts = [text(key) for key in keys[start : start + BLOCK]]
-        values[start : start + len(texts)] = encoder.encode(texts, side).values
-    return Vectors.dense(values, keys)
+    blocks = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
+    return Vectors.joined([encoder.encode([text(key) for key in block], side, block) for block in blocks])
 
 
 class TokenPairs(FromTeacher):

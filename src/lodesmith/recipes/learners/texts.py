@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Side
@@ -66,9 +67,14 @@ class Texts(Projected, TokenPairs):
         return found
 
     def _tokens(self, side: Side, texts: Iterable[str]) -> Tokens:
-        reader = self._sides[side].base_encoder.reader
-        tokenizer = FastTokenizer(self.encoder.base.model[0].tokenizer, reader.limits[side], reader.prompts[side])
+        reader = self._reader.reader
+        tokenizer = FastTokenizer(self._reader.model[0].tokenizer, reader.limits[side], reader.prompts[side])
         return TokenStore(default_cache(), tokenizer).tokens(texts)
+
+    @property
+    def _reader(self) -> Any:
+        """What has the model that reads the texts, and its `reader`."""
+        return self.encoder.base
 
     def probes(self) -> Sequence[Probe]:
         """The shortest and the longest of some documents, through each side's encoder."""
@@ -84,13 +90,17 @@ class Texts(Projected, TokenPairs):
         return self._encoded(self._tokens("query", texts.values()), tuple(texts), "query")
 
     def _encoded(self, tokens: Tokens, ids: tuple[str, ...], side: Side) -> Vectors:
-        values = np.empty((len(tokens), self.encoder.dimension), np.float32)
         order = np.argsort(tokens.lengths(), kind="stable")  # neighbours of like length share their batches
+        blocks = []
         for start in range(0, len(order), BLOCK):
             chosen = order[start : start + BLOCK]
-            values[chosen] = self._sides[side].vectors(*tokens.take(chosen))
+            blocks.append(self._block(*tokens.take(chosen), [ids[at] for at in chosen], side))
             tell("encode", start + len(chosen), len(order), side + "s" if side == "document" else "queries")
-        return Vectors.dense(values, ids)
+        return Vectors.joined(blocks).take(np.argsort(order))
+
+    def _block(self, flat: NDArray[np.int64], offsets: NDArray[np.int64], ids: Sequence[str], side: Side) -> Vectors:
+        """The vectors of packed texts."""
+        return Vectors.dense(self._sides[side].vectors(flat, offsets), ids)
 
     def save(self, folder: Path) -> None:
         """Base and projection as one model folder."""
@@ -104,9 +114,9 @@ class Texts(Projected, TokenPairs):
             passes = stage.passes(len(batches), self.recipe.engine.accumulate)
             seconds += self._timed(next(iter(batches))) * len(batches) * passes
         sample = min(64, len(self._stored))
-        ids, offsets = self._stored.take(np.linspace(0, len(self._stored) - 1, sample).astype(np.int64))
+        flat, offsets = self._stored.take(np.linspace(0, len(self._stored) - 1, sample).astype(np.int64))
         start = time.perf_counter()
-        self._sides["document"].vectors(ids, offsets)
+        self._block(flat, offsets, [str(at) for at in range(sample)], "document")
         validating = (time.perf_counter() - start) / sample * len(self._stored)
         trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
         return {
@@ -129,6 +139,8 @@ class Texts(Projected, TokenPairs):
         trained = [parameter for parameter in tower.parameters() if parameter.requires_grad]
         for _ in range(2):  # the first pays for warming up
             start = time.perf_counter()
-            torch.autograd.grad(tower(some).sum(), trained, allow_unused=True)
+            found = tower(some)
+            values = found["values"] if isinstance(found, Mapping) else found
+            torch.autograd.grad(values.sum(), trained, allow_unused=True)
             once = time.perf_counter() - start
         return once * everything / len(some["ids"])

@@ -49,7 +49,7 @@ class Approximate:
     """An index over a FAISS structure; each kind says how it is made and how its effort is set.
 
     Args:
-        metric: `"dot"`, `"cosine"` or `"euclidean"`.
+        metric: one of the kind's `metrics`; the first where None.
         small: up to so many rows search is exact; None for `SMALL`.
         refine: so many times k rows are named and scored exactly; None for the kind's own number.
         target: recall against exact search that the effort is raised for.
@@ -60,6 +60,7 @@ class Approximate:
 
     structured: ClassVar[bool] = True
     """An index folder, which keeps the vectors, keeps only this index's structure beside them."""
+    metrics: ClassVar[tuple[Metric, ...]] = ("dot", "cosine", "euclidean")
     efforts: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
     named: ClassVar[int] = 4
     """How many times k rows are named unless the caller says otherwise."""
@@ -67,13 +68,23 @@ class Approximate:
     """Threads that build it; None for all. One where the order of insertion decides the result."""
 
     def __init__(
-        self, metric: Metric = "dot", *, small: int | None = None, refine: int | None = None, target: float = 0.99
+        self,
+        metric: Metric | None = None,
+        *,
+        small: int | None = None,
+        refine: int | None = None,
+        target: float = 0.99,
     ) -> None:
+        metric = metric or self.metrics[0]
         small, refine = SMALL if small is None else small, self.named if refine is None else refine
         if small < 0 or refine < 1 or not 0 < target <= 1:
             raise ConfigError(f"small {small}, refine {refine} or target {target} is out of range")
-        if metric == "maxsim":
-            raise ConfigError("this index compares single vectors, and the model is compared by maxsim", "use flat")
+        if metric not in self.metrics:
+            kind, known = type(self).__name__.lower(), " or ".join(self.metrics)
+            raise ConfigError(
+                f"the index {kind} compares by {known}, and the model's vectors are compared by {metric}",
+                "choose flat, or " + ("multivector" if metric == "maxsim" else "hnsw, ivf or ivfpq"),
+            )
         self.exact = Flat(metric)
         """The same items, scored one and all."""
         self.metric: Metric = metric
@@ -228,12 +239,15 @@ class Approximate:
 
     def _named(self, queries: NDArray[np.float32], count: int) -> Ints:
         """Row numbers [q, count] that FAISS names, −1 where it names none."""
-        alive = self._alive[self._labels]
-        selector = None if alive.all() else faiss.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
-        settings = self.effort(self.report["effort"], selector)
-        with _alone():
+        settings = self.effort(self.report["effort"], self._selector())
+        with alone():
             _, places = self._graph.search(np.ascontiguousarray(queries), count, params=settings)
         return np.where(places < 0, -1, self._labels[places.clip(min=0)])
+
+    def _selector(self) -> Any:
+        """What keeps deleted rows out; None where there are none."""
+        alive = self._alive[self._labels]
+        return None if alive.all() else faiss.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
 
     def _ranked(self, query: NDArray[np.float32], rows: Ints, k: int) -> list[tuple[str, float]]:
         """The k best items of some rows: an item's score is its best row's."""
@@ -346,7 +360,7 @@ def _building(threads: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """FAISS scores each query by itself inside the block: with BLAS its roundings depend on the batch."""
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1 << 30

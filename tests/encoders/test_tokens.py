@@ -56,7 +56,6 @@ def test_its_vectors_are_those_of_the_folder_in_sentence_transformers(
         for at, own in enumerate(wanted):
             np.testing.assert_allclose(rows(found, at), own, atol=2e-5)
         np.testing.assert_allclose(again.encode(TEXTS, side).values, found.values, atol=1e-6)  # type: ignore[arg-type]
-    assert {side: again.encode(["cat"], side).values.shape for side in ("query", "document")}  # type: ignore[arg-type]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,6 +105,37 @@ def test_a_frozen_base_leaves_the_projection_to_train(tiny: Callable[..., Path])
     assert {name: len(own) for name, own in encoder.get_trainable_parameters().items()} == {"base": 0, "projection": 1}
     with pytest.raises(ConfigError, match="frozen"):
         LateInteractionEncoder(tiny(), freeze_base=True, freeze_layers=1)
+
+    encoder.train()
+    tower = PackedTokens(encoder).train()
+    assert (encoder.training, encoder.model[0].training, tower.base.training) == (True, False, False)
+
+
+def test_the_fingerprint_follows_the_weights_and_encoding_leaves_the_mode_alone(tiny: Callable[..., Path]) -> None:
+    encoder = LateInteractionEncoder(tiny(), dimension=8)
+    before = encoder.fingerprint
+    assert not encoder.training
+    assert encoder.encode(["cat"]).info["model"] == before
+    encoder.train()
+    encoder.encode(["cat"])
+    assert encoder.training
+    with torch.no_grad():
+        encoder.model[1].linear.weight[0, 0] += 1
+    assert encoder.fingerprint != before
+
+
+def test_low_rank_adapters_are_saved_within_the_weights(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="pip install 'lodesmith[lora]'")
+    encoder = LateInteractionEncoder(tiny(), dimension=8, lora={"rank": 2})
+    for name, parameter in encoder.named_parameters():
+        if "pooler" not in name:  # no vector depends on it
+            assert parameter.requires_grad == ("lora_" in name or name.startswith("model.1")), name
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    wanted = encoder.encode(TEXTS).values
+    assert not np.allclose(LateInteractionEncoder(tiny(), dimension=8).encode(TEXTS).values, wanted, atol=1e-3)
+    again = LateInteractionEncoder(encoder.save(tmp_path / "late"))
+    np.testing.assert_allclose(again.encode(TEXTS).values, wanted, atol=1e-5)
 
 
 def test_a_projection_that_begins_at_the_data_keeps_inner_products(tiny: Callable[..., Path]) -> None:

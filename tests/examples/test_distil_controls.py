@@ -27,6 +27,13 @@ def test_alone_has_the_same_vectors_and_no_teacher(examples: Path) -> None:
     assert alone.encoder.settings == {"dimension": 384, "weights": whole.encoder.settings["weights"]}
 
 
-@pytest.mark.parametrize("name", ["aligned", "alone"])
+@pytest.mark.parametrize("name", ["aligned", "alone", "three_alone"])
 def test_they_are_recipes(name: str, examples: Path) -> None:
     check_components(load(examples / "distil" / f"{name}.yaml"))
+
+
+def test_three_alone_has_the_same_layers_and_no_teacher(examples: Path) -> None:
+    whole, alone = load("distil"), load(examples / "distil" / "three_alone.yaml")
+    assert alone.teacher is None
+    assert [stage.pairs for stage in alone.stages] == ["judged"]
+    assert alone.encoder.settings == {**whole.encoder.settings, "freeze_base": False}

@@ -45,11 +45,11 @@ def shared(found: Multivector, exact: Flat, queries: Vectors, k: int = 10) -> fl
 
 
 def test_it_finds_what_exact_search_finds_with_the_same_scores() -> None:
-    index, exact = pair(texts(2000, 0, "d"))
+    index, exact = pair(texts(900, 0, "d"), small=100)
     queries = texts(40, 1, "q", (2, 9))
     assert shared(index, exact, queries) >= 0.97
     assert index.report["recall@11"] >= 0.99
-    assert index.report["rows"] == int(texts(2000, 0, "d").offsets[-1])
+    assert index.report["rows"] == int(texts(900, 0, "d").offsets[-1])
     alone = index.search(queries.take([7]), 10)
     assert list(alone["q7"]) == list(index.search(queries, 10)["q7"])
 
@@ -61,17 +61,17 @@ def test_few_items_are_all_compared() -> None:
 
 
 def test_items_come_change_and_go() -> None:
-    index, exact = pair(texts(1500, 0, "d"), small=100)
+    index, exact = pair(texts(900, 0, "d"), small=100)
     queries = texts(30, 1, "q")
     index.search(queries, 10)  # builds it
-    gone = [f"d{at}" for at in range(0, 1500, 3)]
+    gone = [f"d{at}" for at in range(0, 900, 3)]
     for own in (index, exact):
         own.add(texts(200, 5, "e"))
         own.add(texts(40, 6, "d"))  # these ids are there
         assert own.delete([*gone, "nobody"]) == len(gone)
     run = index.search(queries, 10)
     assert not {key for name in run for key, _ in run[name]} & set(gone)
-    assert len(index) == len(exact) == 1500 + 200 - len(gone)
+    assert len(index) == len(exact) == 900 + 200 - len(gone)
     assert shared(index, exact, queries) >= 0.95
 
 
@@ -83,7 +83,7 @@ def test_a_query_without_tokens_and_one_that_wants_all() -> None:
 
 
 def test_a_saved_index_gives_the_same_answers(tmp_path: Path) -> None:
-    vectors, queries = texts(1500, 0, "d"), texts(20, 1, "q")
+    vectors, queries = texts(900, 0, "d"), texts(20, 1, "q")
     folder.create(tmp_path / "index", "multivector", vectors, metric="maxsim", model="m")
     opened = folder.open_index(tmp_path / "index")
     index, _ = pair(vectors)
@@ -94,7 +94,7 @@ def test_a_saved_index_gives_the_same_answers(tmp_path: Path) -> None:
     before = folder.open_index(tmp_path / "index").search(queries, 10)
     folder.compact(tmp_path / "index")
     after = folder.open_index(tmp_path / "index")
-    assert len(after) == 1528  # type: ignore[arg-type]
+    assert len(after) == 928  # type: ignore[arg-type]
     exact = Flat("maxsim")
     exact.add(vectors)
     exact.add(texts(30, 3, "e"))
@@ -106,7 +106,7 @@ def test_a_saved_index_gives_the_same_answers(tmp_path: Path) -> None:
 
 
 def test_a_damaged_structure_is_refused(tmp_path: Path) -> None:
-    folder.create(tmp_path / "index", "multivector", texts(1500, 0, "d"), metric="maxsim", model="m")
+    folder.create(tmp_path / "index", "multivector", texts(900, 0, "d"), metric="maxsim", model="m")
     structure = next((tmp_path / "index").rglob("structure.faiss"))
     structure.write_bytes(structure.read_bytes()[:-9])
     with pytest.raises(IntegrityError):

@@ -13,12 +13,13 @@ from small_runs import equal, killed_is_whole
 import lodesmith as lode
 from lodesmith.core import events
 from lodesmith.core.columns import ColumnWriter
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError
 from lodesmith.encoders.tokens import LateInteractionEncoder
 from lodesmith.recipes.learners import way
 from lodesmith.recipes.recipe import Component
 from lodesmith.recipes.systems import Resolver
 from lodesmith.recipes.train import Training, forecast, plan
+from lodesmith.similarity.maxsim import maxsim_rows
 from lodesmith.testing import tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -47,7 +48,7 @@ def test_what_is_saved_gives_the_vectors_that_training_ended_with(
     texts = [document.content for document in lode.Dataset.load(dataset).documents.values()]
     saved = lode.load(tmp_path / "run")
     assert isinstance(saved, LateInteractionEncoder)
-    np.testing.assert_allclose(saved.encode(texts).values, training.learner.documents().values, atol=1e-6)
+    np.testing.assert_allclose(saved.encode(texts).values, training.learner.documents().values, atol=5e-4)
     before = LateInteractionEncoder(tmp_path / "run" / "untrained")
     assert before.fingerprint == json.loads((tmp_path / "run" / "manifest.json").read_text())["begun"]
     assert before.fingerprint != saved.fingerprint
@@ -81,6 +82,12 @@ def test_validation_and_evaluation_score_as_the_exact_index_does(
     system = Resolver(data).resolve(str(tmp_path / "run"))
     assert system.vectors is not None
     assert system.vectors.values.dtype == np.float16
+    queries = {key: query.content for key, query in list(data.queries_of("test").items())[:3]}
+    run, encoder = system.retriever.search(queries, 5), lode.load(tmp_path / "run")
+    for key, text in queries.items():
+        asked = encoder.encode([text] * len(system.vectors), "query")
+        scores = dict(zip(system.vectors.ids, maxsim_rows(asked, system.vectors).tolist(), strict=True))
+        assert list(run[key]) == sorted(scores.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)[:5]
     evaluation = lode.evaluate(str(tmp_path / "run"), data)
     assert evaluation.cost["index_bytes"] == system.vectors.values.nbytes
 
@@ -113,8 +120,38 @@ def test_it_is_trained_in_a_way_of_its_own_and_forecast(dataset: Path, tiny_mode
     assert not (tmp_path / "run").exists()
 
 
-def test_objectives_of_single_vectors_are_refused(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        plan("late", small_runs.overrides(dataset, tiny_model, **{"encoder.size": 3}), out=tmp_path / "run")
-    with pytest.raises((ConfigError, InputError)):
-        trained(dataset, tiny_model, tmp_path / "run", **{"encoder.dimension": -1})
+@pytest.mark.parametrize(
+    ("recipe", "change", "said"),
+    [
+        ("late", {"stages.0.objective": {"use": "contrast"}}, "contrast by cosine is of one vector"),
+        ("late", {"stages.0.objective": {"use": "contrast", "similarity": "maxsim"}}, "contrast by maxsim is of one"),
+        ("isotropic", {"encoder.metric": "maxsim"}, "gives one a text"),
+        ("late", {"encoder.precision": "float32"}, "precision"),
+        ("isotropic_full", {"stages.0.objective": {"use": "interact"}}, "projected gives one a text"),
+        (
+            "late",
+            {"stages.0.objective": {"use": "mimic", "similarity": "maxsim", "mse": 1.0}, "teacher": "minilm"},
+            "objective.mse: it is of one vector a text",
+        ),
+        ("late", {"encoder.size": 3}, "size"),
+        ("late", {"stages.0.objective.infonce": None}, "no term"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(
+    dataset: Path, tiny_model: Path, tmp_path: Path, recipe: str, change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(recipe, {"data": str(dataset), "base": str(tiny_model), **change}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teachers_scores_of_the_candidates_are_mimicked(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    more = {
+        "teacher": str(tiny_model),
+        "stages.0.objective": {"use": "mimic", "similarity": "maxsim", "kl": {"weight": 1.0, "temperature": 0.5}},
+        "stages.0.epochs": 6,
+        "data.validation": None,
+    }
+    _, happened = trained(dataset, tiny_model, tmp_path / "run", **more)
+    losses = [e.terms["kl"] for e in happened if isinstance(e, events.Step)]
+    assert losses[-1] < losses[0]

@@ -13,6 +13,7 @@ from torch import nn
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.encoders._loading import is_late, load_model, loading
+from lodesmith.encoders._reading import prompts_of
 
 __all__ = ["Asked", "Interaction", "late_model"]
 
@@ -112,7 +113,7 @@ def _made(folder: Path, device: str | None, how: Interaction) -> Any:
     width = dense[0].get_embedding_dimension()
     projection = Dense(width, how.dimension or 128, bias=False, activation_function=nn.Identity(), **_tokens())
     modules = [dense[0], projection, MultiVectorMask(how.skipped), Normalize(**_tokens())]
-    prompts = {name: text for name, text in dense.prompts.items() if text}
+    prompts = {side: text for side, text in prompts_of(dense, None, None).items() if text}
     return MultiVectorEncoder(modules=modules, device=str(dense.device), prompts=prompts or None)
 
 
@@ -131,15 +132,18 @@ def _set(model: Any, how: Interaction) -> None:
         )
     _set_lengths(transformer, how)
     if how.skip is not None:
-        mask = next(module for module in model if isinstance(module, MultiVectorMask))
+        mask = next((module for module in model if isinstance(module, MultiVectorMask)), None)
+        if mask is None:
+            raise ConfigError("skip: the model has no place for a skip-list", "leave it out")
         mask.skiplist_words = how.skipped
         mask.resolve_with_tokenizer(model.tokenizer)
     if how.pool is not None:
-        for name, module in list(model.named_children()):
-            if isinstance(module, HierarchicalTokenPooling):
-                delattr(model, name)
-        if how.pool > 1:
-            model.add_module(str(len(model)), HierarchicalTokenPooling(float(how.pool)))
+        kept = [module for module in model if not isinstance(module, HierarchicalTokenPooling)]
+        kept += [HierarchicalTokenPooling(float(how.pool))] if how.pool > 1 else []
+        for name, _ in list(model.named_children()):
+            delattr(model, name)
+        for at, module in enumerate(kept):
+            model.add_module(str(at), module)
 
 
 def _set_lengths(transformer: Any, how: Interaction) -> None:

@@ -46,9 +46,23 @@ class TokenRows:
         self._mask = next((m for m in model if isinstance(m, MultiVectorMask)), None)
         self._pooling = [m for m in model if isinstance(m, BaseTokenPooling)]
         self._first: int | None = None
+        self._check()
         self._expansion = _Expansion.of(model)
         if self._expansion is not None and self._expansion.fixed:
             reader.limits["query"] = self._expansion.length
+
+    def _check(self) -> None:
+        """What would be done in another order here than in the model itself."""
+        if self._mask is not None and self._mask.keep_only_token_ids:
+            raise InputError(f"{self.source} keeps some tokens' vectors only", "choose another model")
+        ways = list(self.model)
+        if any(module not in self._pooling for module in ways[len(ways) - len(self._pooling) :]):
+            raise InputError(f"{self.source} does more after it has pooled tokens", "choose another model")
+
+    def lengths(self, tokens: Sequence[int], side: Side) -> list[int]:
+        """How many tokens texts have when they go through the model."""
+        least = self._expansion.length if side == "query" and self._expansion is not None else 0
+        return [max(least, count) for count in tokens]
 
     @property
     def packed(self) -> bool:
@@ -58,7 +72,8 @@ class TokenRows:
     @property
     def sides_differ(self) -> bool:
         """Whether something of a query is done to no document, or the other way round."""
-        return self._expansion is not None or bool(self._pooling) or self._skips
+        by_task = any("task" in getattr(module, "forward_kwargs", ()) for module in self._modules[1:])
+        return self._expansion is not None or bool(self._pooling) or self._skips or by_task
 
     @property
     def _skips(self) -> bool:

@@ -111,7 +111,9 @@ def is_late(folder: Path) -> bool:
     settings, config = folder / "config_sentence_transformers.json", folder / "config.json"
     if settings.is_file():
         found = read_object(settings)
-        if found.get("model_type") == "MultiVectorEncoder" or "query_prefix" in found:
+        if "model_type" in found:
+            return found["model_type"] in ("MultiVectorEncoder", "ColBERT")
+        if "query_prefix" in found:
             return True
     return config.is_file() and "HF_ColBERT" in (read_object(config).get("architectures") or [])
 

@@ -94,7 +94,10 @@ class LateInteractionEncoder(nn.Module):
             reference = self.rows.set_up()
         self._weights = digest(self.model)
         self.precision = _precision.apply(self, precision, reference)
+        self.freeze_base = freeze_base
         self._choose(Tuning(freeze_layers, base_dropout, activation_checkpointing, lora), freeze_base)
+        self._known: tuple[list[int], str] = ([], "")
+        self.eval()
 
     @torch.no_grad()
     def begin(self, texts: Sequence[str]) -> None:
@@ -112,15 +115,16 @@ class LateInteractionEncoder(nn.Module):
         self.eval()
         try:
             ids = self.reader.read(clean(texts), "document").ids
-            for group in batches([len(own) for own in ids], self.batch_tokens, padded=not self.packed):
-                for at in [group] if self.packed else group[:, None]:  # padding is no token
-                    self.rows([torch.from_numpy(ids[text]).long().to(self.device) for text in at], "document")
-                    states = seen.pop().flatten(0, -2).double().cpu()
-                    sums += states.T @ states
+            with one_core():  # the same weights with any number of threads
+                for group in batches([len(own) for own in ids], self.batch_tokens, padded=not self.packed):
+                    for at in [group] if self.packed else group[:, None]:  # padding is no token
+                        self.rows([torch.from_numpy(ids[text]).long().to(self.device) for text in at], "document")
+                        states = seen.pop().flatten(0, -2).double().cpu()
+                        sums += states.T @ states
+                axes = torch.linalg.eigh(sums).eigenvectors.flip(1)[:, : layer.out_features].T
         finally:
             hook.remove()
             self.train(training)
-        axes = torch.linalg.eigh(sums).eigenvectors.flip(1)[:, : layer.out_features].T
         axes = axes * torch.where(axes.sum(1, keepdim=True) < 0, -1.0, 1.0)  # of the two directions always the same
         layer.weight[: len(axes)] = axes.to(layer.weight)
 
@@ -128,12 +132,21 @@ class LateInteractionEncoder(nn.Module):
         """What of the model training may change."""
         if self.precision != "float32":
             self.model.requires_grad_(False)
+            if how != Tuning():
+                raise ConfigError(f"a model in {self.precision} cannot be trained", "load it with precision float32")
         elif not freeze_base:
             tune(self, how)
         elif how != Tuning():
             raise ConfigError("the base is frozen, and settings say how it trains", "set freeze_base to false")
         else:
             self.model[0].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LateInteractionEncoder:
+        """Training mode; a frozen base stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.freeze_base:
+            self.model[0].eval()
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -163,13 +176,16 @@ class LateInteractionEncoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the weights as they are now and every setting that changes a vector."""
-        own = {
-            "weights": digest(self.model) if self.precision == "float32" else self._weights,
-            "precision": self.precision,
-            "prompts": dict(self.reader.prompts),
-            "limits": dict(self.reader.limits),
-        }
-        return fingerprint(settings(self.model) | own)
+        versions = [tensor._version for tensor in self.model.state_dict(keep_vars=True).values()]
+        if self._known[0] != versions:
+            own = {
+                "weights": digest(self.model) if self.precision == "float32" else self._weights,
+                "precision": self.precision,
+                "prompts": dict(self.reader.prompts),
+                "limits": dict(self.reader.limits),
+            }
+            self._known = (versions, fingerprint(settings(self.model) | own))
+        return self._known[1]
 
     def check_vectors(self) -> Tensor:
         """The token vectors of the check texts as they are made now, [total, d]."""
@@ -207,7 +223,7 @@ class LateInteractionEncoder(nn.Module):
     def values(self, texts: Sequence[NDArray[np.integer]], side: Side) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The vectors of texts that are token ids already, without gradients and dropout: [total, d] and [n + 1]."""
         parts: list[NDArray[np.float32]] = [np.zeros((0, self.dimension), np.float32)] * len(texts)
-        lengths = [len(text) for text in texts]
+        lengths = self.rows.lengths([len(text) for text in texts], side)
 
         def fill(group: NDArray[np.int64]) -> None:
             with torch.inference_mode():  # it holds for one thread only
@@ -216,13 +232,15 @@ class LateInteractionEncoder(nn.Module):
                     parts[at] = own
 
         training = self.training
-        self.eval()
+        if training:  # else left alone: other threads may be encoding too
+            self.eval()
         try:
             budget = budget_of(sum(lengths), self.batch_tokens, self.device)
             groups = list(batches(lengths, budget, padded=not self.packed))
             each_on_one_core(fill, groups, self.device, short=sum(lengths) < FEWEST_TOKENS)
         finally:
-            self.train(training)
+            if training:
+                self.train()
         values = np.concatenate([np.zeros((0, self.dimension), np.float32), *parts])
         if not np.isfinite(values).all():
             raise NotFiniteError(f"{self.source} gave vectors with NaN or infinity", "the weights are damaged")
@@ -258,6 +276,7 @@ class LateInteractionEncoder(nn.Module):
             raise ConfigError(f"the weights are rounded to {self.precision}", "load the model with precision float32")
         model = merged(self.model)
         model.prompts = {side: prompt for side, prompt in self.reader.prompts.items() if prompt}
+        model.default_prompt_name = None  # each side has its own
         with atomic_folder(folder) as new, quiet():
             model.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
             write_text(new / "README.md", self._card())
@@ -288,15 +307,23 @@ class PackedTokens(nn.Module):
         self.base, self.projection = encoder.model[0], nn.ModuleList(list(encoder.model)[1:])
         self._encoder, self.side = (encoder,), side  # no child: its parameters would have two names
 
+    def train(self, mode: bool = True) -> PackedTokens:
+        """Training mode; a frozen base stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if self._encoder[0].freeze_base:
+            self.base.eval()
+        return self
+
     def forward(self, packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The token vectors of texts as token ids."""
         encoder = self._encoder[0]
         texts = [packed["ids"][start:end] for start, end in pairwise(packed["offsets"].tolist())]
         parts: list[Tensor] = [torch.empty(0)] * len(texts)
-        for group in batches([len(text) for text in texts], encoder.batch_tokens, padded=not encoder.packed):
+        sizes = encoder.rows.lengths([len(text) for text in texts], self.side)
+        for group in batches(sizes, encoder.batch_tokens, padded=not encoder.packed):
             rows, counts = encoder.rows([texts[at] for at in group], self.side)
             for at, own in zip(group, torch.split(rows, counts), strict=True):  # type: ignore[no-untyped-call]
                 parts[at] = own
-        lengths = torch.tensor([len(part) for part in parts], device=packed["ids"].device)
+        lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=packed["ids"].device)
         values = torch.cat(parts) if parts else torch.zeros(0, encoder.dimension, device=packed["ids"].device)
         return {"values": values, "offsets": nn.functional.pad(lengths.cumsum(0), (1, 0))}

@@ -60,6 +60,7 @@ class Segment:
         self.norms = np.zeros(0)
         self.blocks: list[Block] | None = None
         self._packed = 0
+        self._kept: Vectors | None = None
         self._stale = False
 
     @property
@@ -79,6 +80,15 @@ class Segment:
         self.alive[found] = False
         self._stale = self._stale or bool(found)
         return len(found)
+
+    @property
+    def kept(self) -> Vectors:
+        """The items still wanted; copied once where some are not."""
+        if self.alive.all():
+            return self.vectors
+        if self._kept is None or len(self._kept) != self.live:
+            self._kept = self.vectors.take(np.flatnonzero(self.alive))
+        return self._kept
 
     def items_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The items that rows belong to."""

@@ -263,10 +263,7 @@ class Flat:
 
 def _interacted(segments: list[Segment], queries: Vectors, k: int) -> Run:
     """The k best items of several segments under MaxSim."""
-    runs = []
-    for segment in segments:
-        chosen = segment.vectors if segment.alive.all() else segment.vectors.take(np.flatnonzero(segment.alive))
-        runs.append(maxsim_top(queries, chosen, k))
+    runs = [maxsim_top(queries, segment.kept, k) for segment in segments]
     return reduce(lambda best, found: merge(best, found, k), runs)
 
 

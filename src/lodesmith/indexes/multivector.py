@@ -20,6 +20,8 @@ TRAINED = 1 << 17
 """Rows from which the cells' centres come."""
 _EACH = 32
 """Rows that a query token names for each cell that it looks into."""
+_NAMED = 1 << 21
+"""Rows that are named at once."""
 _QUERIES = 48
 _TOKENS = 16
 
@@ -28,14 +30,14 @@ class Multivector(Approximate):
     """Late interaction in two steps, as in ColBERT (Khattab and Zaharia 2020, arXiv 2004.12832, section 3.6).
 
     Each query token's nearest document tokens are found in cells of tokens of 8 bits a component. A document's score is
-    guessed from what was found of it: a token that found none of its tokens counts as its last one found, which is the
-    most that it can be worth. The best by that guess are scored exactly, and have the scores of `flat`.
+    guessed from what was found of it: a query token that found none of its tokens counts as the last that it found of
+    any. The best by that guess, which is ours, are scored exactly, and have the scores of `flat`.
 
     Args:
         metric: `maxsim`.
         small: up to so many rows search is exact; None for the usual number.
         refine: so many times k documents are scored exactly.
-        target: the recall@10 against exact search that the effort is raised for when it is built. The queries of this
+        target: the recall@11 against exact search that the effort is raised for when it is built. The queries of this
             measurement have tokens midway between those of two random documents: real ones may find more or less.
 
     Raises:
@@ -86,8 +88,11 @@ class Multivector(Approximate):
             return scores, rows
         settings = self.effort(self.report["effort"], self._selector())
         with alone():
-            scores, places = self._graph.search(np.ascontiguousarray(tokens), count, params=settings)
-        return scores, np.where(places < 0, -1, self._labels[places.clip(min=0)])
+            for start in range(0, len(tokens), step := max(1, _NAMED // count)):
+                part = np.ascontiguousarray(tokens[start : start + step])
+                scores[start : start + step], places = self._graph.search(part, count, params=settings)
+                rows[start : start + step] = np.where(places < 0, -1, self._labels[places.clip(min=0)])
+        return scores, rows
 
     def _guessed(self, scores: NDArray[np.float32], rows: Ints) -> Ints:
         """Items by their guessed scores, the best first."""

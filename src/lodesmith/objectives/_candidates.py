@@ -137,7 +137,7 @@ class Comparison:
         """Scores [n, m] in float32 at least, whatever the vectors' precision and whatever autocast says: a temperature
         enlarges what rounding takes from them."""
         queries, documents = _items(wide(queries)), _items(wide(documents))
-        flat = getattr(documents, "values", documents)
+        flat = documents.values if isinstance(documents, Ragged) else documents
         with torch.autocast(flat.device.type if isinstance(flat, torch.Tensor) else "cpu", enabled=False):
             return self._compared(queries, documents)
 

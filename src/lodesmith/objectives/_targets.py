@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.objectives._candidates import Scored, gathered, wide
-from lodesmith.objectives._parts import Encoded
+from lodesmith.objectives._parts import Encoded, count
 from lodesmith.objectives._ranks import Ranks
 
 _NAMES = {
@@ -32,23 +32,19 @@ def targets_of(batch: Mapping[str, Any], encoded: Encoded, *, pool: bool) -> Enc
         pool: whether those of the pool are wanted.
 
     Raises:
-        InputError: a side has none, or not one for each text; or the student has several vectors a text.
+        InputError: a side has none, or not one for each text.
     """
     found = {}
     for side, name in _NAMES.items():
         vectors = getattr(encoded, side)
         if vectors is None or (side == "pool" and not pool):
             continue
-        if not isinstance(vectors, torch.Tensor) or vectors.ndim != 2:
-            raise InputError(
-                "a text has several vectors, and its teacher one", "choose an encoder of one vector a text"
-            )
         if name not in batch:
             raise InputError(f"a batch has {side} but no {name}", "name a teacher, or leave out all terms but infonce")
         targets = cast(torch.Tensor, wide(batch[name])).flatten(0, -2)
-        if len(targets) != len(vectors):
+        if len(targets) != count(vectors):
             raise InputError(
-                f"a batch has {len(vectors)} {side} but {len(targets)} {name}", "give each text its teacher's vector"
+                f"a batch has {count(vectors)} {side} but {len(targets)} {name}", "give each text its teacher's vector"
             )
         found[side] = targets
     return Encoded(**found)
@@ -90,7 +86,15 @@ class Texts:
             encoded: the student's vectors.
             targets: the teacher's.
             together: count the texts of all ranks.
+
+        Raises:
+            InputError: the student has several vectors a text.
         """
+        if not isinstance(encoded.queries, torch.Tensor) or encoded.queries.ndim != 2:
+            raise InputError(
+                "a text has several vectors, and its teacher one",
+                "choose an encoder of one vector a text, or the terms infonce, kl and margin_mse",
+            )
         sides = [[wide(found.queries), wide(found.documents)] for found in (encoded, targets)]
         if encoded.negatives is not None:
             filled = _filled(batch)

@@ -24,7 +24,7 @@ def check_components(recipe: Recipe) -> None:
         raise ConfigError("encoder.kind: without labels only a residual may be trained", "set it to residual_linear")
     if isinstance(recipe, AdaptRecipe):
         _check_unlabelled(recipe)
-    _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary"))
+    _check_component("encoders", recipe.encoder, "encoder", ("base_model", "vocabulary", "precision"))
     if recipe.document_encoder is not None:
         _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
@@ -44,6 +44,7 @@ def check_components(recipe: Recipe) -> None:
             _check_corpus(recipe, stage, f"stages.{number}")
         if stage.objective.settings.get("negatives") in ("own", "mined"):
             _check_mined(recipe, stage, f"stages.{number}")
+        _check_late(recipe, stage, f"stages.{number}")
         _check_taught(recipe, stage, f"stages.{number}")
         prediction = stage.objective.settings.get("prediction") or {}
         if prediction.get("weight") or prediction.get("begin"):
@@ -127,6 +128,34 @@ def _check_teacher(recipe: Recipe) -> None:
 
 def _mimics(stage: StagePlan) -> bool:
     return bool(getattr(find("objectives", stage.objective.use), "taught", False))
+
+
+def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """Vectors of tokens are compared by MaxSim, and they alone."""
+    if "." in stage.objective.use or "." in recipe.encoder.use:
+        return
+    kind, late = find("objectives", stage.objective.use), way(recipe.encoder) == "late"
+    settings = stage.objective.settings
+    similarity = settings.get("similarity", getattr(kind, "similarity", "cosine"))
+    if late and (similarity != "maxsim" or stage.objective.use not in ("interact", "mimic")):
+        raise ConfigError(
+            f"{place}.objective: {stage.objective.use} by {similarity} is of one vector a text, and "
+            f"{recipe.encoder.use} gives one a token",
+            "use interact, or mimic with similarity: maxsim",
+        )
+    if late and settings.get("dimensions"):
+        raise ConfigError(f"{place}.objective.dimensions: vectors of tokens are compared whole", "leave them out")
+    if not late and (similarity == "maxsim" or recipe.encoder.settings.get("metric") == "maxsim"):
+        raise ConfigError(
+            f"{place}.objective: maxsim compares vectors of tokens, and {recipe.encoder.use} gives one a text",
+            "choose the encoder tokens, or another similarity",
+        )
+    single = set(getattr(kind, "terms", ())) - set(getattr(kind, "comparing", ()))
+    if late and (weighed := [name for name in sorted(single) if _weighs(stage.objective.settings.get(name))]):
+        raise ConfigError(
+            f"{place}.objective.{weighed[0]}: it is of one vector a text, and {recipe.encoder.use} gives one a token",
+            "leave it out: infonce, kl and margin_mse compare scores",
+        )
 
 
 def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:

@@ -82,8 +82,10 @@ def check_space(name: str, student: Encoder, teacher: Encoder) -> None:
     """Refuse a student whose vectors cannot be looked up among the teacher's.
 
     Raises:
-        InputError: the dimensions differ.
+        InputError: the dimensions differ, or one of them has a vector a token.
     """
+    if "maxsim" in (student.metric, teacher.metric):
+        raise InputError(f"{name} or its teacher has a vector a token", "a hybrid is of models with one vector a text")
     if student.dimension == teacher.dimension:
         return
     do = "name a student that was trained into the teacher's space"

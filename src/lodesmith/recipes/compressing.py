@@ -192,6 +192,8 @@ def _dense(system: System) -> tuple[Encoder, Vectors]:
             f"{system.name!r} is not one model with vectors of its own, and codecs keep vectors",
             "give a model folder, a run's model/ folder, a hub name or minilm",
         )
+    if system.retriever.encoder.metric == "maxsim":
+        raise InputError(f"{system.name!r} has a vector a token, and codecs keep one a text", "pool its tokens instead")
     return system.retriever.encoder, system.vectors
 
 

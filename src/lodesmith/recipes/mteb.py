@@ -34,13 +34,15 @@ def wrap(model: str | Path | Encoder, name: str | None = None) -> MtebEncoder:
         name: what mteb's results call it, `OWNER/NAME`; made from the model's own name where None.
 
     Raises:
-        InputError: there is no such model here.
+        InputError: there is no such model here, or it gives several vectors a text.
     """
     from lodesmith.recipes.systems import load_encoder
 
     if isinstance(model, str | Path):
-        own = Path(model).resolve().name if Path(model).exists() else str(model)
-        return MtebEncoder(load_encoder(str(model)), name or own)
+        name = name or (Path(model).resolve().name if Path(model).exists() else str(model))
+        model = load_encoder(str(model))
+    if model.metric == "maxsim":
+        raise InputError("mteb takes encoders of one vector a text", "choose a model that gives one")
     return MtebEncoder(model, name or type(model).__name__)
 
 

@@ -12,7 +12,7 @@ from lodesmith.core.errors import ConfigError, InputError, IntegrityError
 from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify_files, write_json
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
-from lodesmith.core.registry import did_you_mean, names
+from lodesmith.core.registry import did_you_mean, find, names
 from lodesmith.recipes.systems import document_vectors, load_encoder
 
 __all__ = ["Searcher", "answers", "build_index", "encode_dataset", "open_searcher"]
@@ -44,6 +44,7 @@ def build_index(
         raise InputError("this is a dataset folder", "choose another folder for the index", path=out)
     dataset = Dataset.load(folder)
     encoder = load_encoder(model, passages)
+    find("indexes", index)(metric=encoder.metric)  # what does not fit is refused before anything is encoded
     vectors = document_vectors(model, encoder, dataset.documents)
     info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
     manifest = index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)

@@ -334,7 +334,8 @@ def _scorer(
         return (lambda queries, keys: cross.score_lists(queries, keys, _text(dataset))), cross.fingerprint
     encoder = load_encoder(model)
     wanted = dict.fromkeys(key for keys in lists.values() for key in keys)
-    vectors = VectorCache(store).vectors(encoder, _documents(dataset, wanted), "document")
+    cache = VectorCache(store, dtype="float16" if encoder.metric == "maxsim" else "float32")  # as they are searched
+    vectors = cache.vectors(encoder, _documents(dataset, wanted), "document")
     return vector_scores(encoder, vectors), encoder.fingerprint
 
 

@@ -95,7 +95,8 @@ def encoded(encoder: Encoder, keys: Sequence[str], text: Callable[[str], str], s
         side: of the texts.
     """
     blocks = [keys[start : start + BLOCK] for start in range(0, len(keys), BLOCK)]
-    return Vectors.joined([encoder.encode([text(key) for key in block], side, block) for block in blocks])
+    found = [encoder.encode([text(key) for key in block], side, block) for block in blocks]
+    return Vectors.joined(found) if found else encoder.encode([], side)
 
 
 class TokenPairs(FromTeacher):

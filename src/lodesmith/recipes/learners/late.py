@@ -53,6 +53,11 @@ class LateTexts(Texts):
     def _begun(self) -> str:
         return self.encoder.fingerprint
 
+    @property
+    def beside_teacher(self) -> bool:
+        """No: a teacher has one vector a text."""
+        return False
+
     def _native(self) -> int:
         return self.encoder.dimension
 
@@ -72,4 +77,5 @@ class LateTexts(Texts):
 
     def _block(self, flat: NDArray[np.int64], offsets: NDArray[np.int64], ids: Sequence[str], side: Side) -> Vectors:
         values, bounds = self.encoder.values(np.split(flat, offsets[1:-1]), side)
-        return Vectors(values, bounds, tuple(ids))
+        # A corpus of token vectors is large, and is kept in float16 when it is searched too.
+        return Vectors(values.astype(np.float16) if side == "document" else values, bounds, tuple(ids))

@@ -96,7 +96,11 @@ class Texts(Projected, TokenPairs):
             chosen = order[start : start + BLOCK]
             blocks.append(self._block(*tokens.take(chosen), [ids[at] for at in chosen], side))
             tell("encode", start + len(chosen), len(order), side + "s" if side == "document" else "queries")
-        return Vectors.joined(blocks).take(np.argsort(order))
+        if not blocks:
+            return Vectors.dense(np.zeros((0, self.encoder.dimension), np.float32), ids)
+        whole = Vectors.joined(blocks)
+        blocks.clear()
+        return whole.take(np.argsort(order))
 
     def _block(self, flat: NDArray[np.int64], offsets: NDArray[np.int64], ids: Sequence[str], side: Side) -> Vectors:
         """The vectors of packed texts."""

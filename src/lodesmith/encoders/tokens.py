@@ -6,7 +6,8 @@ Khattab and Zaharia, "ColBERT: Efficient and Effective Passage Search via Contex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
@@ -111,20 +112,15 @@ class LateInteractionEncoder(nn.Module):
         sums = torch.zeros(layer.in_features, layer.in_features, dtype=torch.float64)
         seen: list[Tensor] = []
         hook = self.model[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]["token_embeddings"]))
-        training = self.training
-        self.eval()
-        try:
-            ids = self.reader.read(clean(texts), "document").ids
-            with one_core():  # the same weights with any number of threads
-                for group in batches([len(own) for own in ids], self.batch_tokens, padded=not self.packed):
-                    for at in [group] if self.packed else group[:, None]:  # padding is no token
-                        self.rows([torch.from_numpy(ids[text]).long().to(self.device) for text in at], "document")
-                        states = seen.pop().flatten(0, -2).double().cpu()
-                        sums += states.T @ states
-                axes = torch.linalg.eigh(sums).eigenvectors.flip(1)[:, : layer.out_features].T
-        finally:
-            hook.remove()
-            self.train(training)
+        ids = self.reader.read(clean(texts), "document").ids
+        with self._evaluating(), one_core():  # the same weights with any number of threads
+            for group in batches([len(own) for own in ids], self.batch_tokens, padded=not self.packed):
+                for at in [group] if self.packed else group[:, None]:  # padding is no token
+                    self.rows([torch.from_numpy(ids[text]).long().to(self.device) for text in at], "document")
+                    states = seen.pop().flatten(0, -2).double().cpu()
+                    sums += states.T @ states
+            axes = torch.linalg.eigh(sums).eigenvectors.flip(1)[:, : layer.out_features].T
+        hook.remove()
         axes = axes * torch.where(axes.sum(1, keepdim=True) < 0, -1.0, 1.0)  # of the two directions always the same
         layer.weight[: len(axes)] = axes.to(layer.weight)
 
@@ -231,20 +227,27 @@ class LateInteractionEncoder(nn.Module):
                 for at, own in zip(group, np.split(rows.float().cpu().numpy(), np.cumsum(counts)[:-1]), strict=True):
                     parts[at] = own
 
-        training = self.training
-        if training:  # else left alone: other threads may be encoding too
-            self.eval()
-        try:
+        with self._evaluating():
             budget = budget_of(sum(lengths), self.batch_tokens, self.device)
             groups = list(batches(lengths, budget, padded=not self.packed))
             each_on_one_core(fill, groups, self.device, short=sum(lengths) < FEWEST_TOKENS)
-        finally:
-            if training:
-                self.train()
         values = np.concatenate([np.zeros((0, self.dimension), np.float32), *parts])
         if not np.isfinite(values).all():
             raise NotFiniteError(f"{self.source} gave vectors with NaN or infinity", "the weights are damaged")
         return values, np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout inside the block. Whoever trains holds the modules and not this encoder, so they are asked;
+        what does not train is left alone, since other threads may be encoding too."""
+        training = self.model[0].training
+        if training:
+            self.model.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.model.train()
 
     def _info(self, side: Side, reading: Reading, ids: Sequence[str]) -> dict[str, Any]:
         return {

@@ -2,10 +2,10 @@
 
     python -m benchmarks.multivector MODEL [DATASET …] [--queries 100] [--quick]
 
-Documents of the datasets (SciFact and MedQuAD where none is named, from LODESMITH_DATA) are encoded by a late-interaction
-model, or taken from the cache of vectors; queries are those of the first dataset's and the second's test split, in turn.
-Exact search is this package's own `flat` index under maxsim, whose speed against sentence-transformers' scorer is
-measured by `benchmarks.maxsim`.
+Documents of the datasets (SciFact and MedQuAD where none is named, from LODESMITH_DATA) are encoded by a model of
+late interaction, or taken from the cache of vectors; queries are those of the datasets' test splits, in turn. Exact
+search is this package's own `flat` index under maxsim; `benchmarks.maxsim` tells its speed against
+sentence-transformers' scorer.
 """
 
 from __future__ import annotations

@@ -181,3 +181,28 @@ def test_the_verb(
     code, out, _ = lode(capsys, "evaluate", f"{tmp_path / 'a'}@0.4", here["data"], "--json")
     assert code == 0
     assert json.loads(out)["system"] == "a@0.4"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5])
+def test_an_outcome_that_hardly_happens_is_told(
+    here: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+) -> None:
+    monkeypatch.setattr(
+        "lodesmith.recipes.hybrid.outcomes", lambda *_, **__: (np.arange(80) < share * 80).astype(float)
+    )
+    monkeypatch.setattr("lodesmith.recipes.hybrid.curve", lambda *_, **__: _enough())
+    with pytest.raises(_Enough):
+        hybrid(str(here["student"]), str(here["teacher"]), here["data"], tmp_path / "new")
+    assert (f"is that of {np.ceil(share * 80):.0f} of 80 queries" in caplog.text) == (share < 0.05)
+
+
+class _Enough(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+def _enough() -> None:
+    raise _Enough

@@ -34,6 +34,8 @@ Target = Literal["overlap", "judged"]
 SHARES = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6)
 """Shares of queries that five thresholds are to send to the teacher."""
 _STRANGE = 0.1
+_RARE = 0.05
+"""Share of training queries below which an outcome says little about the others."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +126,14 @@ def _trained(
     mean = sum(shared.values()) / max(1, len(shared))
     if mean < _STRANGE:
         _log.warning("the student finds %.0f %% of the teacher's first ten: it may be of another space", 100 * mean)
+    if wanted.mean() < _RARE:
+        _log.warning(
+            "the outcome that the router learns is that of %d of %d queries: it will order the others by little more "
+            "than chance%s",
+            int(wanted.sum()),
+            len(wanted),
+            "; a higher --level makes it more frequent" if target == "overlap" else "",
+        )
     router, held = Router.fit(features(queries, runs[0].top(DEPTH), rarity), wanted, seed)
     told: dict[str, Any] = {"dataset": data.name, "split": split, "target": target, "overlap@10": mean}
     told |= {"level": level} if target == "overlap" else {}

@@ -126,16 +126,18 @@ def test_the_fingerprint_follows_the_weights_and_encoding_leaves_the_mode_alone(
 
 def test_low_rank_adapters_are_saved_within_the_weights(tiny: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="pip install 'lodesmith[lora]'")
+    torch.manual_seed(1)
     encoder = LateInteractionEncoder(tiny(), dimension=8, lora={"rank": 2})
+    before = encoder.encode(TEXTS).values
     for name, parameter in encoder.named_parameters():
         if "pooler" not in name:  # no vector depends on it
             assert parameter.requires_grad == ("lora_" in name or name.startswith("model.1")), name
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
+            torch.nn.init.normal_(parameter, std=0.2)
     wanted = encoder.encode(TEXTS).values
-    assert not np.allclose(LateInteractionEncoder(tiny(), dimension=8).encode(TEXTS).values, wanted, atol=1e-3)
+    assert np.abs(before - wanted).max() > 0.05
     again = LateInteractionEncoder(encoder.save(tmp_path / "late"))
-    np.testing.assert_allclose(again.encode(TEXTS).values, wanted, atol=1e-5)
+    np.testing.assert_allclose(again.encode(TEXTS).values, wanted, atol=3e-4)  # the sum of weights is rounded once more
 
 
 def test_a_projection_that_begins_at_the_data_keeps_inner_products(tiny: Callable[..., Path]) -> None:

@@ -96,8 +96,10 @@ class Gathered:
             rows = self._values[self._first + start : self._first + end]
         else:
             rows = self._values[self._rows[start:end]]
-        rows = np.ascontiguousarray(rows, np.float32)
-        return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+        # torch widens float16 several times as fast as numpy, to the same bits.
+        kept = rows.dtype if rows.dtype == np.float16 else np.float32
+        rows = np.ascontiguousarray(rows, kept)
+        return torch.from_numpy(rows if rows.flags.writeable else rows.copy()).float()
 
 
 def lengths(rows: torch.Tensor) -> Floats:

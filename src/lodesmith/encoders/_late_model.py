@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from torch import nn
 
 from lodesmith.core.errors import ConfigError, InputError
-from lodesmith.encoders._loading import is_late, load_model, loading
+from lodesmith.encoders._loading import is_late, load_model, load_options, loading
 from lodesmith.encoders._reading import prompts_of
 
 __all__ = ["Asked", "Interaction", "late_model"]
@@ -92,13 +91,7 @@ def _opened(folder: Path, device: str | None) -> Any:
     from sentence_transformers import MultiVectorEncoder
 
     with loading(folder):
-        model = MultiVectorEncoder(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-        )
+        model = MultiVectorEncoder(str(folder), **load_options(device))
     return model
 
 

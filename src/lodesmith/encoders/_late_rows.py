@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.protocols import Side
-from lodesmith.encoders._packable import check_texts, first_position
+from lodesmith.encoders._packable import check_texts, first_position, near
 from lodesmith.encoders._reading import Reader
 
 __all__ = ["TokenRows"]
@@ -72,7 +72,7 @@ class TokenRows:
     @property
     def sides_differ(self) -> bool:
         """Whether something of a query is done to no document, or the other way round."""
-        by_task = any("task" in getattr(module, "forward_kwargs", ()) for module in self._modules[1:])
+        by_task = any(_task(module, "query") for module in self._modules[1:])
         return self._expansion is not None or bool(self._pooling) or self._skips or by_task
 
     @property
@@ -85,11 +85,23 @@ class TokenRows:
         return torch.device(self.model.device)
 
     def set_up(self) -> Tensor:
-        """Choose how batches are made; returns the check texts' vectors, unpooled, each text in a batch of its own."""
+        """Choose how batches are made.
+
+        Returns:
+            The check texts' vectors, unpooled, as the model's own modules make them, each text in a batch of its own.
+
+        Raises:
+            InputError: here they are others.
+        """
         limit = self.reader.limits["document"]
+        texts = check_texts(self.model, limit)
         with torch.inference_mode():
-            alone = [self._unpooled([text], side)[0] for side in _SIDES for text in self._checked(side)]
-        reference = torch.cat(alone).float()
+            reference = torch.cat([self._own(text, side) for side in _SIDES for text in texts]).float()
+        ours = self.check_vectors()
+        if ours.shape != reference.shape or not near(ours, reference):
+            raise InputError(
+                f"{self.source} does more with its texts than is known here: its vectors differ", "choose another model"
+            )
 
         def packed(first: int) -> Tensor:
             self._first = first
@@ -97,6 +109,19 @@ class TokenRows:
 
         self._first = first_position(self.model, self.source, limit, reference, packed)
         return reference
+
+    def _own(self, text: str, side: Side) -> Tensor:
+        """The vectors of a text by the model's modules one after another, all but the pooling."""
+        features = self.model.preprocess([text], prompt=self.reader.prompts[side] or None, task=side)
+        features = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in features.items()}
+        for module in self.model:
+            if module not in self._pooling:
+                features = module(features, **_task(module, side))
+        rows: Tensor = features["token_embeddings"][0][features["attention_mask"][0].bool()]
+        if len(rows):
+            return rows
+        ids = torch.from_numpy(self.reader.read([text], side).ids[0]).long().to(self.device)
+        return self._unpooled([ids], side)[0]  # of skipped tokens alone
 
     def check_vectors(self) -> Tensor:
         """The check texts' vectors, unpooled, as batches are made now."""
@@ -123,8 +148,7 @@ class TokenRows:
         lengths = [len(text) for text in texts]
         features: Mapping[str, Any] = self._flat(texts, seen) if self.packed else self._padded(texts, seen)
         for module in self._modules:
-            takes_task = "task" in getattr(module, "forward_kwargs", ())
-            features = module(dict(features), **({"task": side} if takes_task else {}))
+            features = module(dict(features), **_task(module, side))
         rows = features["token_embeddings"]
         if self.packed:
             rows = rows.reshape(-1, rows.shape[-1])
@@ -184,6 +208,11 @@ class _Expansion:
         missing = [max(0, self.length - len(text)) for text in texts]
         filled = [nn.functional.pad(t, (0, n), value=self.token) for t, n in zip(texts, missing, strict=True)]
         return filled, [len(own) for own in (filled if self.attend else texts)]
+
+
+def _task(module: Any, side: Side) -> dict[str, Any]:
+    """What a module of sentence-transformers is told of the side, where it asks."""
+    return {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from lodesmith.core.errors import InputError, IntegrityError
 from lodesmith.core.files import read_json, read_object, sha256_file
 
-__all__ = ["HUB_MINILM", "find_model", "is_late", "load_model", "loading", "quiet"]
+__all__ = ["HUB_MINILM", "find_model", "is_late", "load_model", "load_options", "loading", "quiet"]
 
 MINILM = "minilm"
 HUB_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -124,7 +124,6 @@ def load_model(folder: Path, device: str | None) -> Any:
     Raises:
         InputError: it does not load; the message carries the reason.
     """
-    import torch
     from sentence_transformers import SentenceTransformer
 
     from lodesmith.encoders._exported import is_exported, open_exported
@@ -138,14 +137,20 @@ def load_model(folder: Path, device: str | None) -> Any:
     with loading(folder):
         if is_exported(folder):
             return open_exported(folder, device)
-        model = SentenceTransformer(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-        )
+        model = SentenceTransformer(str(folder), **load_options(device))
     return model.eval()
+
+
+def load_options(device: str | None) -> dict[str, Any]:
+    """How every model is loaded: in float32 from safetensors, without code of its own, from the disk alone."""
+    import torch
+
+    return {
+        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "model_kwargs": {"dtype": torch.float32, "use_safetensors": True},
+    }
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lodesmith.encoders._packing import ATTENTION, register
 
-__all__ = ["check_texts", "first_position"]
+__all__ = ["check_texts", "first_position", "near"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,16 +57,22 @@ def first_position(
             register()
             transformer.set_attn_implementation(ATTENTION)
             with torch.inference_mode():
-                difference = float((packed(first).float() - reference).abs().max())
+                found = packed(first).float()
+                difference = float((found - reference).abs().max())
         except Exception as error:  # whatever a model's own code raises means the same: not this way
             reason = f"{type(error).__name__}: {error}"
             continue
-        if difference <= _TOLERANCE * float(reference.abs().max()):
+        if near(found, reference):
             return first
         reason = f"packed vectors differ by {difference:.1g}"
     transformer.set_attn_implementation(usual)
     _log.info("%s: padded batches, packing does not fit this model (%s)", source, reason)
     return None
+
+
+def near(found: Tensor, reference: Tensor) -> bool:
+    """Whether vectors are those of the reference, but for rounding."""
+    return float((found - reference).abs().max()) <= _TOLERANCE * float(reference.abs().max())
 
 
 def _unpackable(transformer: Any, limit: int) -> str:

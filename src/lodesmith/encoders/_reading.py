@@ -13,7 +13,7 @@ from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Side
 from lodesmith.encoders._passages import Passages, clip, split
 
-__all__ = ["Reader", "Reading", "prompts_of"]
+__all__ = ["Reader", "Reading", "clean", "named", "prompts_of"]
 
 _ENOUGH = 1 << 20
 """A maximum length above this is none."""
@@ -138,6 +138,19 @@ def clean(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"text {at} is a {type(text).__name__}, not a string", "give strings")
     return [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+
+
+def named(texts: Sequence[str], ids: Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:
+    """Texts as `clean` leaves them, and their ids: "0", "1", … where none are given.
+
+    Raises:
+        InputError: they are not the same number, or a text is no string.
+    """
+    texts = clean(texts)
+    names = tuple(str(at) for at in range(len(texts))) if ids is None else tuple(ids)
+    if len(names) != len(texts):
+        raise InputError(f"ids and texts are not the same number: {len(names)} != {len(texts)}")
+    return texts, names
 
 
 def _own_limit(model: Any) -> int:

@@ -24,7 +24,7 @@ from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._cores import budget_of, each_on_one_core
 from lodesmith.encoders._packing import batches
-from lodesmith.encoders._reading import clean
+from lodesmith.encoders._reading import named
 from lodesmith.encoders._teacher_rows import teacher_rows
 from lodesmith.encoders._words import PAD, UNKNOWN, Tokenised, Vocabulary, WordTokenizer
 from lodesmith.encoders.transformer import TransformerEncoder
@@ -218,10 +218,7 @@ def encode(tower: Tower, texts: Sequence[str], side: Side, ids: Sequence[str] | 
     `info` has `cut` and `truncated` (texts longer than the maximum length), `tokens`, `unknown` (the share of words
     that the vocabulary lacks) and `empty`, the ids of texts without any known word: their vectors are zero.
     """
-    texts = clean(texts)
-    names = tuple(str(at) for at in range(len(texts))) if ids is None else tuple(ids)
-    if len(names) != len(texts):
-        raise InputError(f"ids and texts are not the same number: {len(names)} != {len(texts)}")
+    texts, names = named(texts, ids)
     made = tower.tokenizer(texts)
     training = tower.training
     tower.train(False)

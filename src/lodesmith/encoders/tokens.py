@@ -30,7 +30,7 @@ from lodesmith.encoders._late_model import Asked, Interaction, late_model
 from lodesmith.encoders._late_rows import TokenRows
 from lodesmith.encoders._loading import find_model, is_late, quiet
 from lodesmith.encoders._packing import batches
-from lodesmith.encoders._reading import Reader, Reading, clean, prompts_of
+from lodesmith.encoders._reading import Reader, Reading, clean, named, prompts_of
 from lodesmith.encoders.projected import card
 
 __all__ = ["LateInteractionEncoder", "PackedTokens"]
@@ -208,10 +208,7 @@ class LateInteractionEncoder(nn.Module):
             InputError: ids and texts are not the same number.
             NotFiniteError: the weights give NaN or infinity.
         """
-        texts = clean(texts)
-        ids = tuple(str(at) for at in range(len(texts))) if ids is None else tuple(ids)
-        if len(ids) != len(texts):
-            raise InputError(f"ids and texts are not the same number: {len(ids)} != {len(texts)}")
+        texts, ids = named(texts, ids)
         reading = self.reader.read(texts, side)
         values, offsets = self.values(reading.ids, side)
         return Vectors(values, offsets, ids, self._info(side, reading, ids))

@@ -23,7 +23,7 @@ from lodesmith.encoders._loading import find_model, load_model
 from lodesmith.encoders._packable import check_texts, first_position
 from lodesmith.encoders._packing import batches, pack
 from lodesmith.encoders._passages import Passages
-from lodesmith.encoders._reading import Reader, Reading, clean, prompts_of
+from lodesmith.encoders._reading import Reader, Reading, clean, named, prompts_of
 
 __all__ = ["TransformerEncoder", "Passages", "Precision", "load_encoder"]  # noqa: RUF022 - the component comes first
 
@@ -112,10 +112,7 @@ class TransformerEncoder:
             float32 vectors, one row an item, or one a passage. `info` says what made them, the share of items of which
             something was cut off (`truncated`), their ids (`cut`), and the number of tokens (`tokens`).
         """
-        texts = clean(texts)
-        ids = tuple(str(at) for at in range(len(texts))) if ids is None else tuple(ids)
-        if len(ids) != len(texts):
-            raise InputError(f"ids and texts are not the same number: {len(ids)} != {len(texts)}")
+        texts, ids = named(texts, ids)
         parts, counts = self.reader.passages(texts, self.passages, side)
         reading = self.reader.read(parts, side)
         values = self.values(reading, side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field
@@ -45,13 +45,13 @@ COMPARING = ("infonce", "kl", "margin_mse")
 """Terms of a query against candidates; the others are of texts by themselves."""
 
 
-def read_term(name: str, given: Any) -> Ramp:
-    """A term's settings; a number is its weight.
+def reader(kinds: Mapping[str, type[Ramp]]) -> Callable[[str, Any], Ramp]:
+    """A function that reads a term's settings, by the term's name; a number is its weight. It raises ConfigError where
+    one of them is wrong."""
+    return lambda name, given: parsed(kinds[name], name, {"weight": given} if isinstance(given, int | float) else given)
 
-    Raises:
-        ConfigError: one of them is wrong.
-    """
-    return parsed(SETTINGS[name], name, {"weight": given} if isinstance(given, int | float) else given)
+
+read_term = reader(SETTINGS)
 
 
 class Terms(TypedDict, total=False):

@@ -19,7 +19,8 @@ from lodesmith.losses.pairwise import pairwise
 from lodesmith.losses.triplet import triplet
 from lodesmith.objectives._candidates import Comparison, Scored, own_candidates
 from lodesmith.objectives._evidence import Sample
-from lodesmith.objectives._regularisers import Ramp, checks, parsed
+from lodesmith.objectives._regularisers import Ramp, checks
+from lodesmith.objectives._terms import reader
 
 __all__ = ["Interact"]
 
@@ -35,13 +36,7 @@ class Hinge(Ramp):
 SETTINGS: Mapping[str, type[Ramp]] = {"infonce": Ramp, "pairwise": Ramp, "hinge": Hinge}
 
 
-def read_term(name: str, given: Any) -> Ramp:
-    """A term's settings; a number is its weight.
-
-    Raises:
-        ConfigError: one of them is wrong.
-    """
-    return parsed(SETTINGS[name], name, {"weight": given} if isinstance(given, int | float) else given)
+read_term = reader(SETTINGS)
 
 
 class Terms(TypedDict, total=False):

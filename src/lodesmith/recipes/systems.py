@@ -222,14 +222,13 @@ def document_vectors(
     from lodesmith.encoders.transformer import TransformerEncoder
 
     items = ((key, document.content) for key, document in documents.items())
+    if encoder.metric == "maxsim":  # a vector a token: they take the room, and their length is 1
+        return VectorCache(dtype="float16").vectors(encoder, items, "document")
     run = Path(model)
-    single = encoder.metric != "maxsim"
-    if single and (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
+    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
         base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
         if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
-    if encoder.metric == "maxsim":
-        dtype = "float16"  # a vector a token: they take the room, and their length is 1
     return VectorCache(dtype=dtype).vectors(encoder, items, "document")
 
 

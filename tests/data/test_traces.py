@@ -15,7 +15,8 @@ from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Generated, Prompt
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.data.prompting import PromptFile
-from lodesmith.data.traces import Trace, TraceGenerator, TraceRules, annotate, traced_queries
+from lodesmith.data.traced import traced_queries
+from lodesmith.data.traces import Trace, TraceGenerator, TraceRules, annotate
 from lodesmith.testing import EchoGenerator, tiny_dataset
 
 QUERY = "what does the heated wing of an aircraft do"

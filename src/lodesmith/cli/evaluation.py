@@ -15,6 +15,7 @@ from lodesmith.core.errors import InputError
 if TYPE_CHECKING:
     from lodesmith.recipes.compressing import Compressed
     from lodesmith.recipes.retention import Retention
+    from lodesmith.recipes.tracing import Controls
     from lodesmith.reports.paper_tables import PaperTable
 
 MARKDOWN = "table for a paper to write, a row a dataset and their average, as Markdown"
@@ -22,6 +23,10 @@ LATEX = "the same as LaTeX (booktabs)"
 CODEC = (
     "measure the vectors in fewer bytes too: float16, int8, binary:rescore=4, pq:m=48, matryoshka:m=128,then=int8; "
     "give it several times for a table of quality against bytes (--out and --run are folders then)"
+)
+TRACES = (
+    "measure with each query's reasoning trace, without, and with another query's: append (behind the query) or fuse "
+    "(their scores), with weight=, words=, column=, seed= (--out and --run are folders then)"
 )
 TEACHER = "hold the system, a student, against this one: what it keeps, how much faster it is, and where it loses"
 
@@ -41,7 +46,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
     codec: Annotated[list[str] | None, typer.Option(metavar="NAME[:SETTING=VALUE,…]", help=CODEC)] = None,
     teacher: Annotated[str | None, typer.Option(metavar="SYSTEM", help=TEACHER)] = None,
-    report: Annotated[Path | None, typer.Option(help="with --teacher: HTML page to write")] = None,
+    traces: Annotated[str | None, typer.Option(metavar="append|fuse[:SETTING=VALUE,…]", help=TRACES)] = None,
+    report: Annotated[Path | None, typer.Option(help="with --teacher or --traces: HTML page to write")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -64,8 +70,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     _distinct(out, run, markdown, latex, report)
     _writable(markdown, latex, report)
     extra = [name for name in measures.split(",") if name]
+    _one_way(teacher=teacher, codec=codec, traces=traces)
     if teacher is not None:
-        _only_teacher(codec, run)
+        _only_teacher(run)
         from lodesmith.recipes.retention import retention_datasets
 
         with progress():
@@ -74,8 +81,19 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
             )
         _show_retention(as_json, held, markdown, latex, report)
         return
+    if traces is not None:
+        from lodesmith.recipes.tracing import TraceUse, controls_datasets
+
+        use = TraceUse.parse(traces)
+        with progress():
+            told = controls_datasets(
+                system, datasets, use, split=split, measures=extra, out=out, run=run, passages=passages
+            )
+        _show_controls(as_json, told, markdown, latex, report)
+        return
     if report is not None:
-        raise InputError("--report is written with --teacher alone", "compare evaluation files: lode compare --report")
+        do = "compare evaluation files: lode compare --report"
+        raise InputError("--report is written with --teacher or --traces", do)
     if codec:
         from lodesmith.recipes.compressing import compressed_datasets
 
@@ -129,10 +147,37 @@ def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
     show(as_json, comparison.to_json(), comparison_text(evaluations, comparison))
 
 
-def _only_teacher(codec: list[str] | None, run: Path | None) -> None:
+def _one_way(**given: object) -> None:
+    """Refuse two ways to measure a system."""
+    if len(several := [f"--{name}" for name, value in given.items() if value]) > 1:
+        raise InputError(f"{' and '.join(several)} do not go together", "measure one at a time")
+
+
+def _only_teacher(run: Path | None) -> None:
     """Refuse what `--teacher` does not measure."""
-    if codec or run is not None:
-        raise InputError(f"--teacher and --{'codec' if codec else 'run'} do not go together", "measure one at a time")
+    if run is not None:
+        raise InputError("--teacher and --run do not go together", "measure one at a time")
+
+
+def _show_controls(
+    as_json: bool, found: Controls, markdown: Path | None, latex: Path | None, report: Path | None
+) -> None:
+    """A system with traces and its controls, on the screen and where asked."""
+    from lodesmith.core.files import write_text
+    from lodesmith.reports.page import render
+    from lodesmith.reports.paper_tables import paper_table
+    from lodesmith.reports.tables import comparison_text
+
+    _write_tables(paper_table(found.evaluations, found.comparison), markdown, latex)
+    if report is not None:
+        write_text(report, render("Traces and their controls", found.evaluations, found.comparison, notes=found.notes))
+        say(f"wrote {report}")
+    value = {
+        "evaluations": [each.to_json() for each in found.evaluations],
+        "comparison": found.comparison.to_json(),
+        "missing": dict(found.missing),
+    }
+    show(as_json, value, "\n".join([comparison_text(found.evaluations, found.comparison), *found.notes]))
 
 
 def _show_retention(

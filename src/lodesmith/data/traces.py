@@ -1,33 +1,29 @@
 """Reasoning traces: what a language model thinks a query is after, joined to the query by id, and their controls.
 
-A trace is appended to its query before encoding. It may also hurt, so that every result with traces goes with the
-same queries without them and with another query's (`traced_queries`).
+A trace is appended to its query before encoding (`data.traced`). It may also hurt, so that every result with traces
+goes with the same queries without them and with another query's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
-
-from lodesmith.core.columns import Column, ColumnWriter
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.columns import ColumnWriter
+from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import fingerprint_texts
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Generator
 from lodesmith.core.records import Dataset, Query
-from lodesmith.core.registry import did_you_mean
 from lodesmith.data._writing import clean, excerpt, is_refusal, repetition, runs, whole, words
 from lodesmith.data.language import same_language
 from lodesmith.data.prompting import PromptFile, shipped
 
-__all__ = ["Trace", "TraceGenerator", "TraceRules", "TracedQueries", "annotate", "traced_queries"]
+__all__ = ["Trace", "TraceGenerator", "TraceRules", "annotate"]
 
 PLACEHOLDERS = ("query",)
-Mode = Literal["none", "use", "shuffle"]
 
 
 @dataclass(frozen=True)
@@ -209,73 +205,3 @@ def _relevant(dataset: Dataset, queries: Mapping[str, Query]) -> dict[str, list[
             if query in found:
                 found[query] |= dict.fromkeys(d for d, grade in documents.items() if grade > 0)
     return {query: [d for d in documents if d in dataset.documents] for query, documents in found.items()}
-
-
-@dataclass(frozen=True)
-class TracedQueries:
-    """Queries with traces appended.
-
-    Args:
-        texts: query id → what an encoder reads.
-        missing: queries that have no trace (or, shuffled, no other query's) and stand alone.
-    """
-
-    texts: Mapping[str, str]
-    missing: int = 0
-    mode: Mode = field(default="none")
-
-
-def traced_queries(
-    dataset: Dataset,
-    mode: Mode = "none",
-    seed: int = 0,
-    *,
-    split: str | None = None,
-    name: str = "traces",
-) -> TracedQueries:
-    """The queries of a dataset, with or without traces, joined by id.
-
-    Args:
-        dataset: with a column of traces, unless `mode` is none.
-        mode: `none`, the queries alone; `use`, each with its own trace; `shuffle`, each with another query's: the
-            control that tells a trace's content from its mere presence. No query keeps its own.
-        seed: of the shuffling.
-        split: the queries of this split; all where not given.
-        name: of the column.
-
-    Raises:
-        ConfigError: there is no such mode.
-        InputError: there is no such column, or its rows are no traces.
-    """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"no mode of traces is called {mode!r}", did_you_mean(mode, list(get_args(Mode))))
-    queries = choose(dataset, split)
-    if mode == "none":
-        return TracedQueries({key: query.text for key, query in queries.items()})
-    traces = _read(Column.load(_folder(dataset), name), dataset)
-    traces = {key: traces[key] for key in queries if key in traces}
-    if mode == "shuffle":
-        traces = _deranged(traces, seed)
-    texts = {key: " ".join(filter(None, [query.text, traces.get(key)])) for key, query in queries.items()}
-    return TracedQueries(texts, len(queries) - len(traces), mode)
-
-
-def _read(column: Column, dataset: Dataset) -> dict[str, str]:
-    found = {}
-    for key in column.rows:
-        text = (column.one(key) or {}).get("text")
-        if column.key != "query" or not isinstance(text, str):
-            say = "make it with `lode data trace`"
-            raise InputError(f"{dataset.name}: the column {column.name!r} has no traces: {key!r}", say)
-        found[key] = text
-    return found
-
-
-def _deranged(traces: Mapping[str, str], seed: int) -> dict[str, str]:
-    """Each id with another's trace, along a random cycle through all ids; of a single trace none is left."""
-    ids = sorted(traces)
-    if len(ids) < 2:
-        return {}
-    order = np.random.default_rng(seed).permutation(len(ids))
-    following = np.roll(order, -1)
-    return {ids[own]: traces[ids[other]] for own, other in zip(order.tolist(), following.tolist(), strict=True)}

@@ -41,7 +41,9 @@ def data_identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
 def _columns(recipe: Recipe) -> list[str]:
     kinds = {stage.pairs for stage in recipe.stages}
     named = [recipe.data.negatives] if recipe.data.negatives and "judged" in kinds else []
-    return [*named, *([COLUMN] if "text" in kinds else [])]
+    traces = recipe.traces
+    with_traces = traces is not None and traces.mode != "none"
+    return [*named, *([COLUMN] if "text" in kinds else []), *([traces.column] if traces and with_traces else [])]
 
 
 def check_data(begun: Mapping[str, Any], now: Mapping[str, Any], out: object) -> None:

@@ -120,7 +120,7 @@ class AdaptTraining(Training):
     """A planned training without labels; the dataset's own queries and judgements are never read for it."""
 
     @cached_property
-    def dataset(self) -> Dataset:
+    def source(self) -> Dataset:
         """The documents with queries made from them."""
         from lodesmith.data.pseudo_queries import pseudo_queries
 

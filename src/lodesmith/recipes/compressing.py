@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors
 from lodesmith.evaluation import compare as comparing
 from lodesmith.evaluation.significance import holm
-from lodesmith.recipes.benchmarking import targets
+from lodesmith.recipes._variants import measure_variants
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.systems import System, resolve
 
@@ -102,43 +101,15 @@ def compressed_datasets(  # noqa: PLR0913 - the options of the verb
             is a file.
         ConfigError: as `compressed`.
     """
-    chosen = [(target, Dataset.load(target.folder)) for target in targets(datasets)]
-    folders = _folders([dataset for _, dataset in chosen], out, run)
-    found: list[Evaluation] = []
-    for target, dataset in chosen:
-        dataset.split(target.split(split))
-    for target, dataset in chosen:
-        plan = _Plan(codecs, target.split(split), measures)
-        for evaluation, ranking in plan.measured(resolve(system, dataset, passages), dataset):
-            places = folders[dataset.name]
-            if places["run"] is not None:
-                ranking.save(places["run"] / f"{_safe(evaluation.system)}.trec", tag=evaluation.system)
-            if places["out"] is not None:
-                evaluation.save(places["out"] / f"{_safe(evaluation.system)}.json")
-            found.append(evaluation)
+    found = measure_variants(
+        datasets,
+        lambda dataset, part: _Plan(codecs, part, measures).measured(resolve(system, dataset, passages), dataset),
+        split=split,
+        out=out,
+        run=run,
+        by="codecs",
+    )
     return Compressed(tuple(found), against_baseline(found))
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.@=,-]+", "_", name)
-
-
-def _folders(datasets: Sequence[Dataset], out: Path | None, run: Path | None) -> dict[str, dict[str, Path | None]]:
-    """Dataset → where its evaluations (`out`) and runs go."""
-    names = [_safe(dataset.name) for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise InputError(f"two datasets are called {max(names, key=names.count)!r}", "evaluate them one at a time")
-    for path in (out, run):
-        if path is not None and path.exists() and not path.is_dir():
-            raise InputError("with codecs there is a file for each, and this is no folder", "name a folder", path=path)
-    several = len(datasets) > 1
-    return {
-        dataset.name: {
-            key: None if path is None else path / name if several else path
-            for key, path in (("out", out), ("run", run))
-        }
-        for dataset, name in zip(datasets, names, strict=True)
-    }
 
 
 class _Plan:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.registry import did_you_mean
+from lodesmith.data.traced import COLUMN, Mode
 from lodesmith.recipes._spelling import locate, overrides_of, put, read, shipped
 from lodesmith.training.health import Cause
 from lodesmith.training.optim import OptimSettings
@@ -65,6 +66,14 @@ class Data(Section):
     hold_out: float = Field(
         0.1, ge=0, lt=1, description="share of the training queries kept for validation where its split is missing"
     )
+
+
+class TracesPlan(Section):
+    """Reasoning traces behind the queries (`lode data trace`), in training and in validation."""
+
+    mode: Mode = Field("use", description="use; or a control: none, shuffle (another query's)")
+    column: str = Field(COLUMN, description="the column that has them")
+    words: int | None = Field(None, ge=1, description="a trace is cut after so many")
 
 
 class StagePlan(Section):
@@ -164,6 +173,7 @@ class Recipe(Section):
     base: str = Field("minilm", description="sentence-transformers model: hub name, folder, `minilm`, or `teacher`")
     teacher: str | None = Field(None, description="the model that is mimicked, or several with commas, side by side")
     encoder: Component
+    traces: TracesPlan | None = Field(None, description="reasoning traces behind the queries")
     document_encoder: Component | None = Field(None, description="the documents' own tower; null: both sides share one")
     vocabulary: VocabularyPlan = VocabularyPlan()  # type: ignore[call-arg]
     stages: tuple[StagePlan, ...] = Field(min_length=1)
@@ -188,7 +198,10 @@ class Recipe(Section):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the resolved recipe, but for who watches it and what is told: that changes no result."""
-        return fingerprint(self.model_dump(mode="json", exclude=_WATCHING))
+        settings = self.model_dump(mode="json", exclude=_WATCHING)
+        if self.traces is None:
+            del settings["traces"]  # which the fingerprints of older runs do not have
+        return fingerprint(settings)
 
 
 class AdaptationPlan(Section):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object, sha256_folder, write_json, write_text
 from lodesmith.core.records import Dataset
-from lodesmith.core.results import Evaluation
+from lodesmith.core.results import Comparison, Evaluation
+from lodesmith.data.traced import MODES
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes._run_folder import STUDENT, UNTRAINED
 from lodesmith.recipes.evaluating import evaluate_system
@@ -42,7 +43,7 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
 
     Nothing is written where the dataset judges fewer than two queries of the recipe's evaluation split.
     """
-    recipe, out, dataset = training.recipe, training.out, training.dataset
+    recipe, out, dataset = training.recipe, training.out, getattr(training, "source", training.dataset)
     split = recipe.evaluation.split
     if len(dataset.judgements.get(split, {})) < LEAST:
         return []
@@ -54,7 +55,9 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     spellings = {"random": "random", "bm25": "bm25", **beside, base: before, recipe.name: str(out)}
     resolved = {name: resolver.resolve(spelling) for name, spelling in spellings.items()}
     results = []
-    for name, found in {**resolved, **_teachers(recipe, dataset, out, set(resolved))}.items():
+    lacking: list[str] = []
+    asked = {**resolved, **_traced(recipe, resolved[recipe.name], dataset, lacking)}
+    for name, found in {**asked, **_teachers(recipe, dataset, out, set(resolved))}.items():
         system = renamed(found, name)
         evaluation, _ = evaluate_system(system, dataset, split, recipe.evaluation.measures)
         evaluation.save(out / "evaluations" / f"{name}.json")
@@ -64,6 +67,7 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     from lodesmith.reports.page import render
 
     notes = [f"{dataset!r}", f"recipe {recipe.name}, fingerprint {recipe.fingerprint[:12]}, seed {recipe.seed}"]
+    notes += [*_worth(recipe, comparison), *lacking]
     if told := _shared(training, results, base):
         write_json(out / OVERLAP, told)
         notes += notes_of(told)
@@ -76,6 +80,35 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     title = f"{recipe.name} on {dataset.name}"
     write_text(out / "report.html", render(title, results, comparison, notes=notes, geometry=geometry))
     return results
+
+
+def _traced(
+    recipe: Recipe | WordVectorsRecipe, system: System, dataset: Dataset, lacking: list[str]
+) -> dict[str, System]:
+    """What learned with traces: under its own name with those it was trained with, and with each of their controls.
+
+    How many queries have no trace is added to `lacking`.
+    """
+    from lodesmith.recipes.tracing import control, use_of
+
+    if not isinstance(recipe, Recipe) or recipe.traces is None:
+        return {}
+    plan, split = recipe.traces, recipe.evaluation.split
+    found = {mode: control(system, dataset, mode, use_of(recipe), split) for mode in MODES}
+    missing, total = found["use"][1], len(dataset.split(split))
+    if missing:
+        lacking.append(f"{missing:,} of {total:,} queries have no trace and are asked as they are.")
+    others = {f"{recipe.name}, {mode}": found[mode][0] for mode in MODES if mode != plan.mode}
+    return {recipe.name: found[plan.mode][0], **others}
+
+
+def _worth(recipe: Recipe | WordVectorsRecipe, comparison: Comparison) -> list[str]:
+    """What a model has with the traces that it learned with before what it has with each control."""
+    from lodesmith.recipes.tracing import told
+
+    controls = {f"{recipe.name}, {mode}" for mode in MODES}
+    pairs = [pair for pair in comparison.pairs if {pair.a, pair.b} - controls == {recipe.name}]
+    return [told(pair, recipe.name) for pair in pairs if len({pair.a, pair.b} & controls) == 1]
 
 
 def _taught(recipe: Recipe | WordVectorsRecipe, out: Path) -> dict[str, str]:

@@ -27,11 +27,13 @@ from lodesmith.recipes import train
 from lodesmith.recipes._run_folder import UNTRAINED, finished
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.sweep_grid import Grid, Setting, folder_name, grid
 from lodesmith.recipes.sweep_report import Report, write
 from lodesmith.recipes.sweep_results import CLOCK, Outcome, Result, averaged, curve_of, seconds_of
 from lodesmith.recipes.systems import Resolver, renamed
+from lodesmith.recipes.tracing import as_trained
 from lodesmith.training.diagnosis import diagnose
 from lodesmith.training.health import StoppedError
 from lodesmith.training.metrics import read_lenient
@@ -167,7 +169,7 @@ class Sweep:
     @cached_property
     def dataset(self) -> Dataset:
         """What all runs are trained and measured on, read once."""
-        return self.runs[0].training.dataset
+        return self.runs[0].training.source
 
     @property
     def split(self) -> str:
@@ -262,7 +264,7 @@ class Sweep:
     def _fresh(self, run: Run) -> train.Training:
         """A training over the shared dataset, which is let go with all that it loads."""
         training = replace(run.training)
-        training.dataset = self.dataset
+        training.source = self.dataset
         return training
 
     def _outcome(self, number: int, run: Run, steps: Steps, follow: Follow) -> Outcome:
@@ -276,7 +278,8 @@ class Sweep:
             found = diagnose(rows, run.training.recipe.model_dump(mode="json")).to_json()
             return replace(short, diagnosis=found | {"state": "failed", "reason": error.what})
         file = out / "evaluation.json"
-        self._measure(str(out), f"{run.setting.name}, seed {run.seed}", file, steps, read_json(out / "manifest.json"))
+        name = f"{run.setting.name}, seed {run.seed}"
+        self._measure(str(out), name, file, steps, read_json(out / "manifest.json"), run.training.recipe)
         return replace(short, evaluation=Evaluation.load(file))
 
     def _train(self, run: Run, follow: Follow) -> LodesmithError | None:
@@ -287,7 +290,15 @@ class Sweep:
             return error
         return None
 
-    def _measure(self, spelling: str, name: str, file: Path, steps: Steps, manifest: Mapping[str, Any]) -> None:
+    def _measure(
+        self,
+        spelling: str,
+        name: str,
+        file: Path,
+        steps: Steps,
+        manifest: Mapping[str, Any],
+        recipe: Recipe | None = None,
+    ) -> None:
         inputs = {
             "dataset": self.dataset.fingerprint,
             "split": self.split,
@@ -298,6 +309,7 @@ class Sweep:
 
         def work() -> None:
             system = renamed(Resolver(self.dataset).resolve(spelling), name)
+            system = system if recipe is None else as_trained(system, recipe, self.dataset, self.split)
             evaluate_system(system, self.dataset, self.split, self.measures)[0].save(file)
 
         steps.once(f"evaluate {name}", inputs, work, products=[file])

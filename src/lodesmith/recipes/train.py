@@ -38,6 +38,7 @@ from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Recipe, StagePlan, Wo
 from lodesmith.recipes.run_report import OVERLAP, report
 from lodesmith.recipes.systems import model_of
 from lodesmith.recipes.targets import Ceiling
+from lodesmith.recipes.tracing import with_traces
 from lodesmith.recipes.validating import Validating
 from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
 from lodesmith.recipes.word_vectors import WordVectorsTraining
@@ -238,9 +239,14 @@ class Training:
     # what the stages are made of
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The training data."""
+    def source(self) -> Dataset:
+        """The data as they are in their folders."""
         return load_several(str(self.recipe.data.path))
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The training data: the source, with traces behind its queries where the recipe wants them."""
+        return with_traces(self.recipe, self.source)
 
     @cached_property
     def _data(self) -> dict[str, Any]:

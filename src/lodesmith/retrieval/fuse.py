@@ -73,7 +73,7 @@ def _spread(run: Run, most: Mapping[str, int]) -> NDArray[np.float64]:
         scores = np.asarray(run.scores[start:end], np.float64)
         missing = most[query] - len(scores)
         padded = np.concatenate([scores, np.zeros(missing)])
-        deviation = padded.std()
+        deviation = padded.std() if len(padded) else 0.0  # nobody may have found anything
         if deviation > 0:
             values[start:end] = (scores - padded.min()) / deviation
     return values

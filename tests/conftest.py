@@ -35,3 +35,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A vector cache of the test's own."""
     monkeypatch.setenv("LODESMITH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is float32 on every machine: tests compare vectors with those of training. Of bfloat16 a test says so."""
+    monkeypatch.setattr("lodesmith.encoders._precision.multiplies_bfloat16", lambda device: False)

@@ -310,9 +310,9 @@ def test_sentence_transformers_gives_the_same_vectors(tmp_path: Path, weights: W
     folder = tower.save(tmp_path / "model")
     expected = tower.encode(TEXTS).values
     for found in sentence_vectors(folder, TEXTS):
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     loaded = Bag.load(folder)
-    np.testing.assert_allclose(loaded.encode(TEXTS).values, expected, atol=1e-6)
+    np.testing.assert_allclose(loaded.encode(TEXTS).values, expected, rtol=1e-6, atol=1e-6)
     assert loaded.fingerprint == tower.fingerprint
     assert (loaded.metric, loaded.tokenizer.max_length, loaded.weights) == ("euclidean", 20, "uniform")
     assert loaded.vocabulary.fingerprint == VOCABULARY.fingerprint

@@ -216,7 +216,7 @@ def test_single_texts_need_no_partner(counts: tuple[int, int], shared: bool) -> 
     student = torch.cat([towers[0](sides["queries"]), towers[-1](sides["documents"])])
     teacher = torch.cat([wanted["query_targets"], wanted["document_targets"]]).float()
     same(terms["cosine"], 1 - cosines(student, teacher).diagonal().mean())
-    assert Mimic.taught
+    assert Mimic.taught == "vectors"
     assert set(Mimic.comparing) == SETTINGS.keys() - ALONE.keys()
     for name in Mimic.comparing:
         with pytest.raises(InputError, match=f"{counts[0]} queries but {counts[1]} documents"):

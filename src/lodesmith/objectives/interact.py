@@ -121,8 +121,20 @@ class Interact(nn.Module):
         Raises:
             InputError: queries and documents are not the same number, or a document has no token.
         """
+        return self.terms_of(batch, self.scored(batch))
+
+    def scored(self, batch: Mapping[str, Any]) -> Scored:
+        """The queries against their candidates.
+
+        Raises:
+            InputError: as `forward`.
+        """
         own = self.negatives == "own"
-        scored = self._compare(batch, self.encoder, self.document_encoder, training=self.training, local=own)
+        return self._compare(batch, self.encoder, self.document_encoder, training=self.training, local=own)
+
+    def terms_of(self, batch: Mapping[str, Any], scored: Scored) -> dict[str, torch.Tensor]:
+        """The terms of what `scored` made of a batch, by name; a step of training is counted here."""
+        own = self.negatives == "own"
         if self.training:
             self._sample = Sample.of(scored)
         self._weigh()

@@ -75,8 +75,8 @@ class Mimic(nn.Module):
         ConfigError: there is no such similarity, a setting is out of range, or no term has a weight.
     """
 
-    taught = True
-    """Its batches have a teacher's vectors."""
+    taught = "vectors"
+    """What its batches have of a teacher."""
     terms = tuple(SETTINGS)
     """Those that there are."""
     comparing = COMPARING

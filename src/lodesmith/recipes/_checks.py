@@ -11,6 +11,7 @@ from lodesmith.core.errors import ConfigError
 from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes.learners import way
+from lodesmith.recipes.learners._taught import taught
 from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Component, Recipe, StagePlan
 from lodesmith.training import tracking
 
@@ -122,12 +123,16 @@ def _check_teacher(recipe: Recipe) -> None:
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
             "set encoder.freeze_base to false, or choose student, bag or rnn",
         )
+    if len(recipe.teachers) > 1 and any(taught(stage) == "interactions" for stage in recipe.stages):
+        raise ConfigError("teacher: the interactions of several teachers do not go together", "name one")
+    if len({kind for stage in recipe.stages if (kind := taught(stage))}) > 1:
+        raise ConfigError("teacher: its vectors and its interactions are of two kinds of model", "make two trainings")
     if not begins and not any(_mimics(stage) for stage in recipe.stages):
         raise ConfigError("teacher: no stage mimics it", "leave it out, or use the recipe distil")
 
 
 def _mimics(stage: StagePlan) -> bool:
-    return bool(getattr(find("objectives", stage.objective.use), "taught", False))
+    return taught(stage) is not None
 
 
 def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
@@ -137,11 +142,11 @@ def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
     kind, late = find("objectives", stage.objective.use), way(recipe.encoder) == "late"
     settings = stage.objective.settings
     similarity = settings.get("similarity", getattr(kind, "similarity", "cosine"))
-    if late and (similarity != "maxsim" or stage.objective.use not in ("interact", "mimic")):
+    if late and (similarity != "maxsim" or stage.objective.use not in ("interact", "mimic", "mid")):
         raise ConfigError(
             f"{place}.objective: {stage.objective.use} by {similarity} is of one vector a text, and "
             f"{recipe.encoder.use} gives one a token",
-            "use interact, or mimic with similarity: maxsim",
+            "use interact, mid, or mimic with similarity: maxsim",
         )
     if late and settings.get("dimensions"):
         raise ConfigError(f"{place}.objective.dimensions: vectors of tokens are compared whole", "leave them out")
@@ -171,6 +176,13 @@ def _check_taught(recipe: Recipe, stage: StagePlan, place: str) -> None:
     if not recipe.teachers:
         raise ConfigError(f"{place}.objective: {stage.objective.use} mimics a teacher", "add teacher=MODEL")
     terms: tuple[str, ...] = getattr(kind, "terms", ())
+    if taught(stage) == "interactions":
+        if stage.pairs == "none":
+            raise ConfigError(
+                f"{place}.pairs: none has no pairs, and {stage.objective.use} learns from them",
+                "set pairs to judged or text",
+            )
+        return
     weighed = [name for name in terms if _weighs(settings.get(name))]
     if not weighed:
         raise ConfigError(f"{place}.objective: no term has a weight", f"give one to some of: {', '.join(terms)}")

@@ -6,7 +6,7 @@ been taught by that command, the teacher's weights need not even be there; where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import text_key
 from lodesmith.core.protocols import Encoder, Side
 from lodesmith.core.vectors import Vectors
+from lodesmith.recipes._beside import Beside
 from lodesmith.recipes.systems import load_encoder, model_of
 from lodesmith.recipes.teaching import Teacher
 
@@ -185,7 +186,7 @@ def _rows(store: Vectors, texts: Sequence[str]) -> NDArray[np.int64]:
         raise InputError("the teacher has no vector of a text", "teach again: it continues") from None
 
 
-class Taught:
+class Taught(Beside):
     """Batches of texts with the teacher's vectors of them: `query_targets` [q, t], `document_targets` [d, t] and, with
     mined negatives, `negative_targets` [k, t] of the filled places, row by row.
 
@@ -195,16 +196,11 @@ class Taught:
     """
 
     def __init__(self, batches: Batches, targets: Targets) -> None:
-        self._batches, self._targets = batches, targets
+        super().__init__(batches)
+        self._targets = targets
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._batches:
-            yield {**batch, **self._beside(batch)}
-
-    def _beside(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def beside(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The teacher's vectors of the batch's texts."""
         import torch
 
         found = {}
@@ -213,19 +209,6 @@ class Taught:
                 numbers = batch[f"{name}_ids"].numpy()
                 found[f"{name}_targets"] = torch.from_numpy(self._targets.take(side, numbers[numbers >= 0]))  # type: ignore[arg-type]
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position of the batches."""
-        return self._batches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position."""
-        self._batches.load_state_dict(state)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._batches, name)  # what is known of collisions, positives and the plan
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,9 @@ class Training:
         place = self.out / OVERLAP
         notes: list[str] = []
         if self.recipe.teachers and (self.out / TEACHER_FILE).exists():
-            told = Ceiling(**read_json(self.out / TEACHER_FILE)["ceiling"])
-            notes += [told.to_text()] if told.speaks else []
+            found = read_json(self.out / TEACHER_FILE)["ceiling"]
+            told = None if found is None else Ceiling(**found)
+            notes += [told.to_text()] if told is not None and told.speaks else []
         if place.exists():
             notes += notes_of(saved(place))
         return {"notes": notes} if notes else {}
@@ -180,7 +181,8 @@ class Training:
     def _save_untrained(self) -> None:
         """The baseline of what begins elsewhere than at a base; and what is known of a teacher."""
         if self.recipe.teachers:
-            told = {"teachers": self.recipe.teachers, "ceiling": asdict(self.learner.ceiling())}
+            ceiling = self.learner.ceiling()
+            told = {"teachers": self.recipe.teachers, "ceiling": None if ceiling is None else asdict(ceiling)}
             write_json(self.out / TEACHER_FILE, told)
             self.learner.save_student(self.out / UNTRAINED)
         elif "base" not in self.learner.identity():
@@ -272,7 +274,7 @@ class Training:
         kind, settings = find("objectives", stage.objective.use), stage.objective.settings
         if "seed" in parameters(kind):
             settings = {"seed": self.recipe.seed, **settings}
-        if getattr(kind, "taught", False):
+        if getattr(kind, "taught", None) == "vectors":
             settings = {"teacher_similarity": self.learner.targets.metric, **settings}
         objective = kind(**cached(self.learner.encoders(), stage.chunk), known=known, **settings)
         validate: Callable[[], Mapping[str, float]] | None = None

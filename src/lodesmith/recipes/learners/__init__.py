@@ -61,8 +61,9 @@ class Learner(Protocol):
         """The same of the validation queries; None where the teacher is not there to make them."""
         ...
 
-    def ceiling(self) -> Ceiling:
-        """How much of the teacher's vectors the student's own dimensions can hold."""
+    def ceiling(self) -> Ceiling | None:
+        """How much of the teacher's vectors the student's own dimensions can hold; None where it is no vectors that it
+        mimics."""
         ...
 
     @property

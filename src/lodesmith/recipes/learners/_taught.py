@@ -20,7 +20,12 @@ from lodesmith.recipes.text_pairs import TextPairs, pairs_for
 if TYPE_CHECKING:
     from lodesmith.training.stage import Batches
 
-__all__ = ["FromTeacher"]
+__all__ = ["FromTeacher", "taught"]
+
+
+def taught(stage: StagePlan) -> str | None:
+    """What a stage's objective wants of a teacher: `vectors` of the texts, `interactions` of the pairs, or nothing."""
+    return getattr(find("objectives", stage.objective.use), "taught", None)
 
 
 class FromTeacher(ABC):
@@ -73,8 +78,9 @@ class FromTeacher(ABC):
             return {}
         return {"teacher": ",".join(teacher.fingerprint for teacher in self.targets.teachers)}
 
-    def ceiling(self) -> Ceiling:
-        """How much of the teacher's vectors the student's own dimensions can hold."""
+    def ceiling(self) -> Ceiling | None:
+        """How much of the teacher's vectors the student's own dimensions can hold; None where it is no vectors that it
+        mimics."""
         return ceiling(self.targets.sample(self.recipe.seed), self._native())
 
     @property
@@ -109,7 +115,7 @@ class FromTeacher(ABC):
 
     def _with_targets(self, stage: StagePlan, batches: Batches) -> Batches:
         """The batches, with the teacher's vectors where the stage's objective wants them."""
-        if not getattr(find("objectives", stage.objective.use), "taught", False):
+        if taught(stage) != "vectors":
             return batches
         if stage.pairs != "text":
             return Taught(batches, self.targets)

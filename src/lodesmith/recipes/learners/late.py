@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.protocols import Side
+from lodesmith.core.protocols import Encoder, Side
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
+from lodesmith.recipes.learners._taught import taught
 from lodesmith.recipes.learners.texts import Texts
 
 if TYPE_CHECKING:
     from lodesmith.encoders.tokens import LateInteractionEncoder, PackedTokens
+    from lodesmith.recipes.recipe import StagePlan
+    from lodesmith.recipes.targets import Ceiling
+    from lodesmith.training.stage import Batches
 
 __all__ = ["LateTexts"]
 
@@ -57,6 +61,52 @@ class LateTexts(Texts):
     def beside_teacher(self) -> bool:
         """No: a teacher has one vector a text."""
         return False
+
+    def taught_by(self) -> dict[str, str]:
+        """The fingerprint of what is mimicked; empty where nothing is."""
+        return {"teacher": self._teacher.fingerprint} if self._interacts else super().taught_by()
+
+    def ceiling(self) -> Ceiling | None:
+        """None where it mimics interactions, which have no dimensions."""
+        return None if self._interacts else super().ceiling()
+
+    @property
+    def _interacts(self) -> bool:
+        """Whether a stage mimics a teacher's interactions."""
+        return any(taught(stage) == "interactions" for stage in self.recipe.stages)
+
+    @cached_property
+    def _teacher(self) -> Encoder:
+        from lodesmith.recipes.systems import load_encoder
+
+        return load_encoder(self.recipe.teachers[0])
+
+    def _with_targets(self, stage: StagePlan, batches: Batches) -> Batches:
+        """The batches, with the teacher's vectors or interactions where the stage's objective wants them."""
+        if taught(stage) != "interactions":
+            return super()._with_targets(stage, batches)
+        from lodesmith.encoders.corpus import default_cache
+        from lodesmith.objectives.mid import read_attention
+        from lodesmith.recipes.interactions import Interacting, interactions_of
+
+        settings = read_attention(stage.objective.settings.get("attention", 1.0))
+        queries, documents, pairs, _ = self._material(stage)
+        numbered = np.unique(np.stack([queries.same[pairs[:, 0]], documents.same[pairs[:, 1]]], 1), axis=0)
+        texts = self._texts_of(stage)
+        found = interactions_of(
+            self._teacher,
+            [(texts["query"][query], texts["document"][document]) for query, document in numbered.tolist()],
+            softness=settings.softness,
+            top=settings.top,
+            cache=default_cache(),
+        )
+        return Interacting(batches, found, {(q, d): at for at, (q, d) in enumerate(numbered.tolist())})
+
+    def _texts_of(self, stage: StagePlan) -> Mapping[Side, Sequence[str]]:
+        """What the numbers of a stage's pairs stand for."""
+        if stage.pairs == "text":
+            return {"query": self.text_pairs.queries, "document": self.text_pairs.passages}
+        return self._texts_taught
 
     def _native(self) -> int:
         return self.encoder.dimension

@@ -1,0 +1,205 @@
+"""A teacher's interactions: to which tokens of its document each query token attends, for every training pair.
+
+Of each query token the largest few shares are kept, 4 bytes each, so that training reads some kilobytes a pair and the
+teacher is not loaded. They are made once for a teacher, a softness and the pairs' texts, and shared by all recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import InputError, IntegrityError
+from lodesmith.core.files import atomic_folder, read_object, sha256_folder, verify_files, write_json
+from lodesmith.core.hashing import fingerprint, text_key
+from lodesmith.core.progress import tell
+from lodesmith.core.protocols import Encoder, Side
+from lodesmith.core.vectors import Vectors
+from lodesmith.recipes._beside import Beside
+
+if TYPE_CHECKING:
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Interacting", "Interactions", "interactions_of"]
+
+_FILES = ("columns", "mass", "offsets", "lengths")
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What a teacher attends to, for p pairs.
+
+    Args:
+        columns: uint16 [r, k], of each query token the document's tokens with the largest shares; those that a short
+            document does not have are 65,535.
+        mass: float16 [r, k], their shares.
+        offsets: int64 [p + 1] of a pair's rows.
+        lengths: int64 [p], tokens of the documents.
+    """
+
+    columns: NDArray[np.uint16]
+    mass: NDArray[np.float16]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    NONE = np.uint16(65_535)
+
+    @classmethod
+    def load(cls, folder: Path) -> Interactions:
+        """Open what `save` wrote, memory-mapped.
+
+        Raises:
+            IntegrityError: a file is missing or differs.
+        """
+        verify_files(folder, read_object(folder / "manifest.json").get("files"))
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES))
+
+    def save(self, folder: Path, **info: Any) -> None:
+        """Write the folder, whole or not at all."""
+        with atomic_folder(folder) as new:
+            for name in _FILES:
+                np.save(new / f"{name}.npy", getattr(self, name), allow_pickle=False)
+            write_json(new / "manifest.json", {**info, "files": sha256_folder(new)})
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return int(sum(getattr(self, name).nbytes for name in _FILES))
+
+    def take(self, pairs: NDArray[np.int64]) -> dict[str, Any]:
+        """Those of some pairs, as `objectives.mid` reads them."""
+        import torch
+
+        starts, counts = self.offsets[pairs], np.diff(self.offsets)[pairs]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + np.repeat(starts, counts)
+        columns = self.columns[rows].astype(np.int64)
+        columns[columns == int(self.NONE)] = -1
+        return {
+            "columns": torch.from_numpy(columns),
+            "mass": torch.from_numpy(self.mass[rows].astype(np.float32)),
+            "offsets": torch.from_numpy(offsets),
+            "lengths": torch.from_numpy(np.asarray(self.lengths[pairs], np.int64)),
+        }
+
+
+def interactions_of(
+    teacher: Encoder, pairs: Sequence[tuple[str, str]], *, softness: float, top: int, cache: Path
+) -> Interactions:
+    """The teacher's interactions of pairs of texts: read from the cache, or made now. Each text is encoded once.
+
+    Args:
+        teacher: gives vectors of tokens, which MaxSim compares.
+        pairs: (query, document), each once.
+        softness: divides the inner products before the softmax.
+        top: tokens that are kept for each query token.
+        cache: a folder of the cache.
+
+    Raises:
+        InputError: the teacher gives one vector a text.
+    """
+    if teacher.metric != "maxsim":
+        raise InputError(
+            "the teacher gives one vector a text, and has no token interactions",
+            "choose a late-interaction model; or mimic its scores: objective mimic with similarity: maxsim",
+        )
+    keys = [(text_key(query), text_key(document)) for query, document in pairs]
+    name = fingerprint({"teacher": teacher.fingerprint, "softness": softness, "top": top, "pairs": keys, "v": 1})
+    folder = cache / "interactions" / name[:32]
+    try:
+        if (folder / "manifest.json").is_file():
+            return Interactions.load(folder)
+    except IntegrityError:
+        pass  # it is made again
+    made = _made(teacher, pairs, softness, top)
+    made.save(folder, teacher=teacher.fingerprint, softness=softness, top=top, pairs=len(pairs))
+    return Interactions.load(folder)
+
+
+def _made(teacher: Encoder, pairs: Sequence[tuple[str, str]], softness: float, top: int) -> Interactions:
+    queries, documents = (_encoded(teacher, pairs, number, side) for number, side in enumerate(("query", "document")))
+    columns, mass, counts, lengths = [], [], [], []
+    for number, (query, document) in enumerate(pairs):
+        asked, found = queries[query], documents[document]
+        own = _attended(asked, found, softness, top)
+        columns.append(own[0])
+        mass.append(own[1])
+        counts.append(len(asked))
+        lengths.append(len(found))
+        if number % 256 == 0:
+            tell("interactions", number, len(pairs), "pairs")
+    tell("interactions", len(pairs), len(pairs), "pairs")
+    return Interactions(
+        np.concatenate([np.empty((0, top), np.uint16), *columns]),
+        np.concatenate([np.empty((0, top), np.float16), *mass]),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.asarray(lengths, np.int64),
+    )
+
+
+class _Tokens(Mapping[str, NDArray[np.floating]]):
+    """Text → the vectors of its tokens."""
+
+    def __init__(self, vectors: Vectors, texts: Sequence[str]) -> None:
+        places = {key: at for at, key in enumerate(vectors.ids)}
+        self._vectors, self._at = vectors, {text: places[str(number)] for number, text in enumerate(texts)}
+
+    def __getitem__(self, text: str) -> NDArray[np.floating]:
+        at = self._at[text]
+        start, end = self._vectors.offsets[at : at + 2]
+        return self._vectors.values[start:end]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+
+def _encoded(teacher: Encoder, pairs: Sequence[tuple[str, str]], number: int, side: Any) -> _Tokens:
+    from lodesmith.encoders.corpus import VectorCache
+
+    own: Side = side
+    texts = list(dict.fromkeys(pair[number] for pair in pairs))
+    items = ((str(at), text) for at, text in enumerate(texts))
+    return _Tokens(VectorCache(dtype="float16").vectors(teacher, items, own), texts)
+
+
+def _attended(
+    query: NDArray[np.floating], document: NDArray[np.floating], softness: float, top: int
+) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
+    """The largest shares of each query token and where they are, both [r, top]; of equal ones the first token's."""
+    logits = query.astype(np.float32) @ document.astype(np.float32).T / np.float32(softness)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+    columns = np.full((len(query), top), Interactions.NONE, np.uint16)
+    mass = np.zeros((len(query), top), np.float16)
+    columns[:, : order.shape[1]] = order
+    mass[:, : order.shape[1]] = np.take_along_axis(shares, order, 1)
+    return columns, mass
+
+
+class Interacting(Beside):
+    """Batches of packed texts with the teacher's interactions of their pairs.
+
+    Args:
+        batches: with `query_ids` and `document_ids`.
+        interactions: of pairs.
+        numbers: (query id, document id) → the pair's number among these.
+    """
+
+    def __init__(self, batches: Batches, interactions: Interactions, numbers: Mapping[tuple[int, int], int]) -> None:
+        super().__init__(batches)
+        self._interactions, self._numbers = interactions, numbers
+
+    def beside(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The interactions of the batch's pairs."""
+        ids = zip(batch["query_ids"].tolist(), batch["document_ids"].tolist(), strict=True)
+        pairs = np.asarray([self._numbers[own] for own in ids], np.int64)
+        return {"interactions": self._interactions.take(pairs)}

@@ -30,9 +30,9 @@ def value(loss: torch.Tensor) -> float:
 class Tokens(nn.Module):
     """Packed ids → packed unit vectors of the ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 40) -> None:
         super().__init__()
-        self.table = nn.Embedding(40, WIDTH)
+        self.table = nn.Embedding(count, WIDTH)
 
     def forward(self, packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         values = nn.functional.normalize(self.table(packed["ids"]), dim=-1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from meeting import Meeting, found
+from meeting import compare as compared
 from taught_batches import Taught
 from torch import nn
 from toy_towers import Bag, pack, words
@@ -21,40 +21,6 @@ from lodesmith.objectives.mimic import Mimic
 N = 7
 ALL: dict[str, Any] = dict.fromkeys(("infonce", "mse", "cosine", "kl", "margin_mse", "relational", "relative"), 1.0)
 SINGLE = ("mse", "cosine", "relational", "relative")
-
-
-class Meeting:
-    """What `torch.distributed` does, between threads."""
-
-    def __init__(self, world: int) -> None:
-        self.world, self.place = world, threading.local()
-        self._barrier = threading.Barrier(world, timeout=20)
-        self._held: dict[int, torch.Tensor] = {}
-
-    def is_available(self) -> bool:
-        return True
-
-    is_initialized = is_available
-
-    def get_world_size(self) -> int:
-        return self.world
-
-    def get_rank(self) -> int:
-        return int(self.place.rank)
-
-    def _all(self, values: torch.Tensor) -> list[torch.Tensor]:
-        self._held[self.get_rank()] = values.detach().clone()
-        self._barrier.wait()
-        found = [self._held[rank].clone() for rank in range(self.world)]
-        self._barrier.wait()
-        return found
-
-    def all_gather(self, into: Sequence[torch.Tensor], values: torch.Tensor) -> None:
-        for place, found in zip(into, self._all(values), strict=True):
-            place.copy_(found)
-
-    def all_reduce(self, values: torch.Tensor) -> None:
-        values.copy_(torch.stack(self._all(values)).sum(0))
 
 
 def texts() -> dict[str, list[list[int]]]:
@@ -83,35 +49,14 @@ def table(seed: int) -> torch.Tensor:
     return torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def found(tower: nn.Module, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each term, and its gradient in the tower's parameters."""
-    terms = Mimic(tower, temperature=0.3, **settings)(batch)
-    parameters = list(tower.parameters())
-    gradients = {name: torch.autograd.grad(term, parameters, retain_graph=True) for name, term in terms.items()}
-    return {name: (term.detach(), gradients[name]) for name, term in terms.items()}
+def mimicking(settings: dict[str, Any]) -> Any:
+    return partial(Mimic, temperature=0.3, **settings)
 
 
 def compare(
     monkeypatch: pytest.MonkeyPatch, tower: nn.Module, whole: Any, shares: Sequence[Any], settings: dict[str, Any]
 ) -> None:
-    expected = found(tower, whole, settings)
-    meeting = Meeting(len(shares))
-    monkeypatch.setattr(_ranks, "distributed", meeting)
-
-    def one(rank: int) -> dict[str, tuple[Any, Any]]:
-        meeting.place.rank = rank
-        return found(copy.deepcopy(tower), shares[rank], settings)
-
-    with ThreadPoolExecutor(len(shares)) as pool:
-        ranks = list(pool.map(one, range(len(shares))))
-    assert set(ranks[0]) == set(expected)
-    for name, (term, gradients) in expected.items():
-        mean = torch.stack([own[name][0] for own in ranks]).mean()
-        torch.testing.assert_close(mean, term, rtol=1e-5, atol=1e-6, msg=name)
-        for number, gradient in enumerate(gradients):
-            mean = torch.stack([own[name][1][number] for own in ranks]).mean(0)
-            torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5)
-            assert gradient.abs().sum() > 0, name
+    compared(monkeypatch, tower, whole, shares, mimicking(settings))
 
 
 @pytest.mark.parametrize("feed", ["rows", "packed"])
@@ -147,8 +92,8 @@ def test_single_texts_count_alike_on_all_ranks(monkeypatch: pytest.MonkeyPatch) 
 
 def test_ranks_that_keep_to_themselves_do_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    expected = found(tower := Bag(), share(slice(0, 4), "packed"), ALL)
+    expected = found(tower := Bag(), share(slice(0, 4), "packed"), mimicking(ALL))
     monkeypatch.setattr(_ranks, "distributed", Meeting(2))  # would wait for the other one
-    alone = found(tower, share(slice(0, 4), "packed"), {**ALL, "gather": False})
+    alone = found(tower, share(slice(0, 4), "packed"), mimicking({**ALL, "gather": False}))
     for name, (term, _) in expected.items():
         torch.testing.assert_close(alone[name][0], term)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import atomic_file, atomic_folder, read_json, write_json
+from lodesmith.core.files import atomic_file, atomic_folder, read_json, sha256_file, write_json
 from lodesmith.core.hashing import fingerprint, fingerprint_texts
 from lodesmith.core.lines import LineError, check_id, shorten
 from lodesmith.core.tables import FIX, JsonlTable, Judgements, read_judgements, write_judgements
@@ -38,6 +38,28 @@ class Document:
         """The line of corpus.jsonl."""
         line = {"_id": self.id, "title": self.title, "text": self.text}
         return line | {"image": self.image} if self.image else line
+
+
+class PageImage(str):
+    """A page's image as an item to encode. As a text it names the file's content, so that stores of what was encoded
+    know it by that, wherever it lies.
+
+    Args:
+        path: the image file.
+
+    Raises:
+        InputError: there is no such file.
+    """
+
+    path: Path
+
+    def __new__(cls, path: Path) -> PageImage:
+        """An image by its file."""
+        if not path.is_file():
+            raise InputError("no such page image", "pull or import the dataset again", path=path)
+        made = super().__new__(cls, f"image sha256:{sha256_file(path)}")
+        made.path = path
+        return made
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _fetch(name: str) -> Path:
 
 def _check(folder: Path) -> None:
     """Only safetensors, and no code of the model's own."""
-    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json", "adapter_config.json")):
         raise InputError("not a model folder: it has neither modules.json nor config.json", _PROVIDE, path=folder)
     modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else [{"path": ""}]
     for module in modules:

@@ -13,7 +13,8 @@ from lodesmith.core.errors import InputError
 from lodesmith.core.files import write_json, write_text
 from lodesmith.core.records import Dataset, Document
 from lodesmith.evaluation.geometry import Geometry, measure
-from lodesmith.recipes.systems import document_vectors, load_encoder
+from lodesmith.recipes._document_vectors import document_vectors
+from lodesmith.recipes.systems import load_encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

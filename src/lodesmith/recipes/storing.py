@@ -13,7 +13,8 @@ from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import did_you_mean, find, names
-from lodesmith.recipes.systems import document_vectors, load_encoder
+from lodesmith.recipes._document_vectors import contents, document_vectors
+from lodesmith.recipes.systems import load_encoder
 
 __all__ = ["Searcher", "answers", "build_index", "encode_dataset", "open_searcher"]
 
@@ -24,7 +25,7 @@ def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None 
 
     encoder = load_encoder(model, passages)
     dataset = Dataset.load(folder)
-    items = ((key, document.content) for key, document in dataset.documents.items())
+    items = contents(encoder, dataset.documents, dataset.folder)
     vectors = encode_to(encoder, items, out, total=len(dataset.documents))
     return {"out": str(out), "items": len(vectors), "rows": len(vectors.values), "dimension": vectors.dimension} | {
         key: vectors.info[key] for key in ("truncated", "docs_per_s", "seconds") if key in vectors.info
@@ -45,7 +46,7 @@ def build_index(
     dataset = Dataset.load(folder)
     encoder = load_encoder(model, passages)
     find("indexes", index)(metric=encoder.metric)  # what does not fit is refused before anything is encoded
-    vectors = document_vectors(model, encoder, dataset.documents)
+    vectors = document_vectors(model, encoder, dataset.documents, folder=dataset.folder)
     info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
     manifest = index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
     found = {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
@@ -86,7 +87,7 @@ def _build_dense(folder: Path, model: str, out: Path, dataset: Dataset, *, up: s
     place = str(out / model) if (out / model).exists() else model
     encoder = load_encoder(place)
     info = {"model": f"{up}/{model}" if place != model else model, "dataset": f"{up}/dataset"}
-    vectors = document_vectors(place, encoder, dataset.documents)
+    vectors = document_vectors(place, encoder, dataset.documents, folder=dataset.folder)
     index_folder.create(folder, "flat", vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
 
 
@@ -100,7 +101,7 @@ def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     info = _manifest(folder)["info"]
     model = _beside(folder, info["model"])
     encoder = load_encoder(model, info.get("passages"))
-    vectors = document_vectors(model, encoder, Dataset.load(dataset).documents)
+    vectors = document_vectors(model, encoder, Dataset.load(dataset).documents, folder=dataset)
     index_folder.add(folder, vectors, model=encoder.fingerprint)
     _remember(folder, dataset)
     return {"index": str(folder), "added": len(vectors)}

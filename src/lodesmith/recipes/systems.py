@@ -16,12 +16,12 @@ from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object, sha256_file
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Encoder, Metric, Retriever
-from lodesmith.core.records import Dataset, Document
+from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
+from lodesmith.recipes._document_vectors import document_vectors
 from lodesmith.recipes._fusion import Fusion, fusion_of
 from lodesmith.recipes._hybrid_folder import hybrid_of, hybrid_system
-from lodesmith.recipes.recipe import load as load_recipe
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
@@ -172,7 +172,8 @@ class Resolver:
     def _dense(self, spelling: str) -> System:
         encoder = load_encoder(spelling, self.passages)
         name = Path(spelling).resolve().name if Path(spelling).exists() else spelling
-        return dense(name, encoder, document_vectors(spelling, encoder, self.dataset.documents, self.dtype))
+        vectors = document_vectors(spelling, encoder, self.dataset.documents, self.dtype, folder=self.dataset.folder)
+        return dense(name, encoder, vectors)
 
 
 def _parts(spelling: str) -> list[str]:
@@ -210,33 +211,6 @@ def renamed(system: System, name: str) -> System:
     return replace(system, name=name)
 
 
-def document_vectors(
-    model: str, encoder: Encoder, documents: Mapping[str, Document], dtype: str = "float32"
-) -> Vectors:
-    """The documents' vectors: from the cache, what is missing encoded now.
-
-    Of a run over a frozen base it is the base's vectors that are cached, so a new projection encodes nothing again.
-    """
-    from lodesmith.encoders._head import through_head
-    from lodesmith.encoders.corpus import VectorCache
-    from lodesmith.encoders.transformer import TransformerEncoder
-
-    items = ((key, document.content) for key, document in documents.items())
-    if encoder.metric == "maxsim":  # a vector a token: they take the room, and their length is 1
-        return VectorCache(dtype="float16").vectors(encoder, items, "document")
-    run = Path(model)
-    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
-        base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
-        if base.fingerprint == read_object(run / "manifest.json").get("base"):
-            return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
-    return VectorCache(dtype=dtype).vectors(encoder, items, "document")
-
-
-def _is_frozen(run: Path) -> bool:
-    """Whether a run left its base as it was."""
-    return load_recipe(run / "recipe.yaml").encoder.settings.get("freeze_base", True) is True
-
-
 def _is_index(path: Path) -> bool:
     if (path / "system.json").is_file():
         return True
@@ -271,6 +245,7 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
         passages: split documents into windows of so many tokens, a quarter of them shared with the next.
     """
     from lodesmith.encoders._loading import find_model, is_late
+    from lodesmith.encoders._page_models import is_pages
     from lodesmith.encoders.tokens import LateInteractionEncoder
     from lodesmith.encoders.transformer import Passages, TransformerEncoder
 
@@ -283,7 +258,13 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
         name = str(path)
     if (path / TOWERS).is_file():
         return _towers(path, passages)
-    if is_late(find_model(name)):
+    if is_pages(folder := find_model(name)):
+        from lodesmith.encoders.patches import PageEncoder
+
+        if passages:
+            raise InputError(f"{name}: a page is read whole", "leave --passages out")
+        return PageEncoder(name)
+    if is_late(folder):
         if passages:
             raise InputError(f"{name}: a late-interaction model reads whole documents", "leave --passages out")
         return LateInteractionEncoder(name)

@@ -1,0 +1,68 @@
+"""The vectors of a dataset's documents, which are texts or page images, from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from lodesmith.core.errors import InputError
+from lodesmith.core.files import read_object
+from lodesmith.core.protocols import Encoder
+from lodesmith.core.records import Document, PageImage
+from lodesmith.core.vectors import Vectors
+from lodesmith.recipes.recipe import load as load_recipe
+
+__all__ = ["contents", "document_vectors"]
+
+
+def document_vectors(
+    model: str,
+    encoder: Encoder,
+    documents: Mapping[str, Document],
+    dtype: str = "float32",
+    *,
+    folder: Path | None = None,
+) -> Vectors:
+    """The documents' vectors: from the cache, what is missing encoded now. Page images lie in the dataset's `folder`.
+
+    Of a run over a frozen base it is the base's vectors that are cached, so a new projection encodes nothing again.
+    """
+    from lodesmith.encoders._head import through_head
+    from lodesmith.encoders.corpus import VectorCache
+    from lodesmith.encoders.transformer import TransformerEncoder
+
+    items = contents(encoder, documents, folder)
+    if encoder.metric == "maxsim":  # a vector a token: they take the room, and their length is 1
+        return VectorCache(dtype="float16").vectors(encoder, items, "document")
+    run = Path(model)
+    if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):
+        base = TransformerEncoder(load_recipe(run / "recipe.yaml").base)
+        if base.fingerprint == read_object(run / "manifest.json").get("base"):
+            return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
+    return VectorCache(dtype=dtype).vectors(encoder, items, "document")
+
+
+def contents(
+    encoder: Encoder, documents: Mapping[str, Document], folder: Path | None = None
+) -> Iterator[tuple[str, str]]:
+    """What an encoder reads of documents, by id: their texts, or their page images.
+
+    Raises:
+        InputError: it reads images, and a document has none.
+    """
+    if getattr(encoder, "reads", "text") != "images":
+        yield from ((key, document.content) for key, document in documents.items())
+        return
+    for key, document in documents.items():
+        if not document.image:
+            raise InputError(
+                f"the model reads page images, and the document {key!r} has none",
+                "import PDFs with `lode data import --pages`, or pull a vidore/ dataset",
+            )
+        yield key, PageImage((folder or Path()) / document.image)
+
+
+def _is_frozen(run: Path) -> bool:
+    """Whether a run left its base as it was."""
+    return load_recipe(run / "recipe.yaml").encoder.settings.get("freeze_base", True) is True

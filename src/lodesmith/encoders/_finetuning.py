@@ -76,7 +76,7 @@ def tune(base: Tuned, how: Tuning) -> None:
     if how.dropout is not None:
         _set_dropout(base.model, how.dropout)
     if how.lora is not None:
-        _adapt(transformer, how)
+        adapt(transformer, how)
     if how.freeze_layers:
         _freeze(transformer, how.freeze_layers)
     if how.checkpointing:
@@ -142,7 +142,7 @@ def _freeze_unused(base: Tuned) -> None:
 # ------------------------------------------------------------------------ LoRA
 
 
-def _adapt(transformer: Any, how: Tuning) -> None:
+def adapt(transformer: Any, how: Tuning) -> None:
     """Put low-rank adapters into the linear layers, in place; everything else is frozen."""
     if how.freeze_layers:
         raise ConfigError("freeze_layers and lora both say what of the base trains", "give one of them")

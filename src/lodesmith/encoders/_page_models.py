@@ -115,8 +115,14 @@ class PageModel:
     @property
     def dimension(self) -> int:
         """d of a token's vector."""
-        layer: Any = self.model.linear if isinstance(self.model, ColIdefics3) else self.model.embedding_proj_layer
-        return int(layer.out_features)
+        return int(self.projection.out_features)
+
+    @property
+    def projection(self) -> nn.Linear:
+        """From the states of tokens to their vectors."""
+        own: Any = self.model.linear if isinstance(self.model, ColIdefics3) else self.model.embedding_proj_layer
+        layer: nn.Linear = own.get_base_layer() if hasattr(own, "get_base_layer") else own
+        return layer
 
     def save(self, folder: Path) -> None:
         """Write model and processor into a folder that is there."""
@@ -132,9 +138,13 @@ class PageModel:
 
     def __call__(self, item: Image | str) -> Tensor:
         """The vectors [tokens, d] of an item, in float32."""
-        found = self.model(**self.features(item))
+        return self.vectors(self.features(item))[0]
+
+    def vectors(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The vectors [n, tokens, d] of n items of one shape, in float32."""
+        found = self.model(**features)
         vectors: Tensor = found if isinstance(found, Tensor) else found.embeddings
-        return vectors[0].float()
+        return vectors.float()
 
     def _described(self, image: Image) -> Any:
         text = self._chat([{"type": "text", "text": "Describe the image."}, {"type": "image"}])
@@ -199,7 +209,7 @@ def load_pages(folder: Path, *, device: str | None = None, dtype: torch.dtype = 
             model = PeftModel.from_pretrained(_whole(under, dtype), str(folder), torch_device="cpu").merge_and_unload()
         processor = _processor(folder)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return PageModel(model.to(place).requires_grad_(False), processor)
+    return PageModel(model.to(place), processor)
 
 
 def _need(module: str, package: str, extra: str) -> None:

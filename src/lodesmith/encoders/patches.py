@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
+from lodesmith.core.files import atomic_folder
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.records import PageImage
 from lodesmith.core.vectors import Vectors
+from lodesmith.encoders._finetuning import Tuning, adapt, merged
 from lodesmith.encoders._identity import digest
-from lodesmith.encoders._loading import find_model
-from lodesmith.encoders._page_models import load_pages
+from lodesmith.encoders._loading import find_model, quiet
+from lodesmith.encoders._page_models import PageModel, load_pages
 from lodesmith.encoders._reading import named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PageEncoder"]
+__all__ = ["PageEncoder", "PageTower"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MOST_PIXELS = 100_000_000
 """Of a page image: a larger one is refused before it is decoded."""
+
+
+class PageTower(nn.Module):
+    """Numbers of items → packed token vectors, for training.
+
+    `numbers` [n, 1] become `values` [total, d] and `offsets` [n + 1]. Items whose features have the same shapes go
+    through the model together; nothing is padded.
+
+    Args:
+        encoder: whose model this is; shared, not copied.
+        items: queries, or page images.
+        side: which.
+    """
+
+    def __init__(self, encoder: PageEncoder, items: Sequence[str], side: Side) -> None:
+        super().__init__()
+        self.model = encoder.model
+        self._encoder, self._items, self.side = (encoder,), items, side  # no child: it would have two names
+
+    def train(self, mode: bool = True) -> PageTower:
+        """Training mode; a frozen base stays in evaluation mode, without dropout."""
+        super().train(mode and not self._encoder[0].freeze_base)
+        return self
+
+    def forward(self, numbers: Tensor) -> dict[str, Tensor]:
+        """The token vectors of items."""
+        pages = self._encoder[0].pages
+        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, Tensor]]]] = {}
+        for at, number in enumerate(numbers[:, 0].long().tolist()):
+            item = self._items[number]
+            features = pages.features(item if self.side == "query" else opened(item))
+            shape = tuple((name, tuple(value.shape)) for name, value in features.items())
+            groups.setdefault(shape, []).append((at, features))
+        parts: list[Tensor] = [torch.empty(0)] * len(numbers)
+        for group in groups.values():
+            names = group[0][1]
+            found = pages.vectors({name: torch.cat([own[name] for _, own in group]) for name in names})
+            for (at, _), own in zip(group, found, strict=True):
+                parts[at] = own
+        lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64, device=numbers.device)
+        values = torch.cat(parts) if parts else torch.zeros(0, pages.dimension, device=numbers.device)
+        return {"values": values, "offsets": nn.functional.pad(lengths.cumsum(0), (1, 0))}
 
 
 class PageEncoder(nn.Module):
@@ -37,6 +81,9 @@ class PageEncoder(nn.Module):
 
     Args:
         base_model: hub name or folder, of whole weights or of an adapter.
+        freeze_base: train the projection alone.
+        lora: train low-rank adapters of the model instead of its weights: `rank`, `alpha`, `dropout` and `layers`; the
+            projection trains whole.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU that multiplies it.
         device: torch device; None for CUDA where there is one, else the CPU.
 
@@ -46,11 +93,20 @@ class PageEncoder(nn.Module):
         MissingExtraError: pillow is not installed.
     """
 
-    reads = "images"
+    trained_on: ClassVar[str] = "pages"
+    reads: ClassVar[str] = "images"
     """What its documents are."""
     metric: Metric = "maxsim"
 
-    def __init__(self, base_model: str | Path, *, precision: Precision = "auto", device: str | None = None) -> None:
+    def __init__(
+        self,
+        base_model: str | Path,
+        *,
+        freeze_base: bool = False,
+        lora: Mapping[str, Any] | None = None,
+        precision: Precision = "auto",
+        device: str | None = None,
+    ) -> None:
         super().__init__()
         if precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"no precision is called {precision!r}", "choose auto, float32 or bfloat16")
@@ -60,7 +116,55 @@ class PageEncoder(nn.Module):
         self.folder = find_model(base_model)
         self.pages = load_pages(self.folder, device=device, dtype=torch.bfloat16 if half else torch.float32)
         self.model = self.pages.model
-        self._weights = digest(self.model)
+        self._known: tuple[list[int], str] = ([], "")
+        self.freeze_base = freeze_base
+        self._choose(lora)
+        self.eval()
+
+    def _choose(self, lora: Mapping[str, Any] | None) -> None:
+        """What training may change."""
+        if self.freeze_base and lora is not None:
+            raise ConfigError("the base is frozen, and lora says how it trains", "set freeze_base to false")
+        if lora is not None:
+            adapt(self.model, Tuning(lora={"layers": self._linear(), **lora}))
+        self.model.requires_grad_(not self.freeze_base and lora is None)
+        for name, parameter in self.model.named_parameters():
+            if "lora_" in name:
+                parameter.requires_grad_(True)
+        self.pages.projection.requires_grad_(True)
+
+    def _linear(self) -> list[str]:
+        """The linear layers of the model but for the projection."""
+        own = self.pages.projection
+        return [
+            name for name, module in self.model.named_modules() if isinstance(module, nn.Linear) and module is not own
+        ]
+
+    def train(self, mode: bool = True) -> PageEncoder:
+        """Training mode; a frozen base stays in evaluation mode, without dropout."""
+        super().train(mode and not self.freeze_base)
+        return self
+
+    def get_trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that training may change, by group: `base` and `projection`."""
+        own = {id(p) for p in self.pages.projection.parameters()}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return {
+            "base": [p for p in trained if id(p) not in own],
+            "projection": [p for p in trained if id(p) in own],
+        }
+
+    def save(self, folder: Path | str) -> Path:
+        """Write a model folder that loads here and, but for ColIdefics3, in transformers; adapters are merged.
+
+        Raises:
+            ConfigError: the weights here are rounded to bfloat16.
+        """
+        if self.precision != "float32":
+            raise ConfigError(f"the weights are rounded to {self.precision}", "load the model with precision float32")
+        with atomic_folder(folder) as new, quiet():
+            PageModel(merged(self.model), self.pages.processor).save(new)
+        return Path(folder)
 
     @property
     def dimension(self) -> int:
@@ -74,11 +178,13 @@ class PageEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights, their precision, and what the processor does."""
-        config: Any = self.pages.processor.to_dict() if hasattr(self.pages.processor, "to_dict") else {}
-        return fingerprint(
-            {"weights": self._weights, "precision": self.precision, "processor": repr(sorted(config.items(), key=str))}
-        )
+        """SHA-256 over the weights as they are now, their precision, and what the processor does."""
+        versions = [tensor._version for tensor in self.model.state_dict(keep_vars=True).values()]
+        if self._known[0] != versions:
+            config = repr(sorted(self.pages.processor.to_dict().items(), key=str))
+            own = {"weights": digest(self.model), "precision": self.precision, "processor": config}
+            self._known = (versions, fingerprint(own))
+        return self._known[1]
 
     def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
         """Encode queries, or page images.
@@ -104,16 +210,21 @@ class PageEncoder(nn.Module):
         info = {"encoder": self.source, "model": self.fingerprint, "side": side, "metric": self.metric}
         return Vectors(values, offsets, names, info | {"truncated": 0.0, "cut": [], "tokens": int(offsets[-1])})
 
-    @torch.inference_mode()
     def _rows(self, texts: Sequence[str], side: Side) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-        for text in texts:
-            yield self.pages(text if side == "query" else _opened(text)).cpu().numpy()
+        training = self.model.training
+        self.model.eval()
+        try:
+            for text in texts:
+                with torch.inference_mode():
+                    yield self.pages(text if side == "query" else opened(text)).cpu().numpy()
+        finally:
+            self.model.train(training)
 
     def __repr__(self) -> str:
         return f"PageEncoder({self.source!r}, {self.dimension} dimensions a token, {self.precision})"
 
 
-def _opened(page: str) -> Image:
+def opened(page: str) -> Image:
     """The image of a page, in RGB."""
     import PIL.Image
 

@@ -46,6 +46,8 @@ def check_components(recipe: Recipe) -> None:
         if stage.objective.settings.get("negatives") in ("own", "mined"):
             _check_mined(recipe, stage, f"stages.{number}")
         _check_late(recipe, stage, f"stages.{number}")
+        if stage.pairs != "judged" and way(recipe.encoder) == "pages":
+            raise ConfigError(f"stages.{number}.pairs: {stage.pairs} is of texts", "set it to judged")
         _check_taught(recipe, stage, f"stages.{number}")
         prediction = stage.objective.settings.get("prediction") or {}
         if prediction.get("weight") or prediction.get("begin"):
@@ -118,6 +120,8 @@ def _check_teacher(recipe: Recipe) -> None:
         return
     if len(set(recipe.teachers)) < len(recipe.teachers):
         raise ConfigError(f"teacher: {recipe.teacher} has one name twice", "name each model once")
+    if way(recipe.encoder) == "pages":
+        raise ConfigError("teacher: models of page images mimic nobody here", "leave it out, or train on texts")
     if way(recipe.encoder) == "vectors":
         raise ConfigError(
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
@@ -139,7 +143,7 @@ def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
     """Vectors of tokens are compared by MaxSim, and they alone."""
     if "." in stage.objective.use or "." in recipe.encoder.use:
         return
-    kind, late = find("objectives", stage.objective.use), way(recipe.encoder) == "late"
+    kind, late = find("objectives", stage.objective.use), way(recipe.encoder) in ("late", "pages")
     settings = stage.objective.settings
     similarity = settings.get("similarity", getattr(kind, "similarity", "cosine"))
     if late and (similarity != "maxsim" or stage.objective.use not in ("interact", "mimic", "mid")):

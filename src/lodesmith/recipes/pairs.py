@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lodesmith.core.columns import Column
 from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import text_key
-from lodesmith.core.records import Dataset
+from lodesmith.core.records import Dataset, Document
 from lodesmith.core.tables import Judgements
 from lodesmith.recipes.recipe import Recipe
 
@@ -145,9 +145,13 @@ def _share(query: str, seed: int) -> float:
 
 
 def document_rows(dataset: Dataset) -> dict[str, int]:
-    """Row of each document by id; documents of equal text have the first one's."""
+    """Row of each document by id; documents of equal text, and of the same page image, have the first one's."""
     first: dict[str, int] = {}
-    return {key: first.setdefault(text_key(d.content), row) for row, (key, d) in enumerate(dataset.documents.items())}
+    return {key: first.setdefault(_same(d), row) for row, (key, d) in enumerate(dataset.documents.items())}
+
+
+def _same(document: Document) -> str:
+    return text_key(f"{document.content}\0{document.image}" if document.image else document.content)
 
 
 def _limited(pairs: NDArray[np.int64], recipe: Recipe) -> NDArray[np.int64]:

@@ -251,7 +251,7 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
 
     path = Path(name)
     if (path / "recipe.yaml").is_file():
-        if not (path / "model" / "modules.json").is_file():
+        if not any((path / "model" / name).is_file() for name in ("modules.json", "config.json")):
             raise InputError("this run has no model yet", "finish it: lode train … --resume", path=path)
         _check_weights(path)
         path = path / "model"

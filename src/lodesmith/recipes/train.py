@@ -308,7 +308,7 @@ def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     pairs, accumulate = training.pairs, training.recipe.engine.accumulate
     texts = any(s.pairs == "text" for s in training.recipe.stages)
     made = {"text_pairs": len(training.learner.text_pairs.pairs)} if texts else {}
-    alone = len({*(own.content for own in training.dataset.documents.values()), *pairs.queries.values()})
+    alone = len({*(own.image or own.content for own in training.dataset.documents.values()), *pairs.queries.values()})
     alone = min(alone, training.recipe.data.limit or alone)
     numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0), "none": alone}
     counted = [(s, -(-numbers[s.pairs] // s.batch_size)) for s in training.recipe.stages]

@@ -1,0 +1,180 @@
+"""From page images: a vision-language late-interaction model, trained on queries and the pages that answer them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lodesmith.core.errors import ConfigError
+from lodesmith.core.protocols import Metric
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import find
+from lodesmith.core.vectors import Vectors
+from lodesmith.recipes._document_vectors import contents
+from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.pairs import Pairs, mined
+from lodesmith.recipes.recipe import Recipe, StagePlan
+from lodesmith.recipes.text_pairs import TextPairs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lodesmith.encoders.patches import PageEncoder, PageTower
+    from lodesmith.recipes.learners import Probe
+    from lodesmith.recipes.targets import Ceiling, Targets
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Pages"]
+
+_TIMED = 4
+"""Pages of which a step is timed for a forecast."""
+
+
+class Pages:
+    """A model of page images that is trained; a `Learner`.
+
+    Args:
+        recipe: of the training.
+        dataset: its documents have images.
+        pairs: its judged pairs.
+    """
+
+    metric: Metric = "maxsim"
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
+        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
+
+    @cached_property
+    def encoder(self) -> PageEncoder:
+        """The model."""
+        from lodesmith.training.engine import seed_everything
+
+        seed_everything(self.recipe.seed)
+        kind = find("encoders", self.recipe.encoder.use)
+        made: PageEncoder = kind(self.recipe.base, precision="float32", **self.recipe.encoder.settings)
+        return made
+
+    def identity(self) -> dict[str, str]:
+        """The fingerprint of the model as it was before training."""
+        return {"base": self._begun}
+
+    @cached_property
+    def _begun(self) -> str:
+        return self.encoder.fingerprint
+
+    @property
+    def targets(self) -> Targets:
+        """None.
+
+        Raises:
+            ConfigError: always; a recipe with a teacher is refused before.
+        """
+        raise ConfigError("pages mimic no teacher", "leave teacher out")
+
+    @property
+    def held_out(self) -> Targets | None:
+        """None."""
+        return None
+
+    def ceiling(self) -> Ceiling | None:
+        """None: there is no teacher."""
+        return None
+
+    @property
+    def text_pairs(self) -> TextPairs:
+        """None.
+
+        Raises:
+            ConfigError: always; a stage that asks for them is refused before.
+        """
+        raise ConfigError("pages have no pairs of texts", "set pairs to judged")
+
+    @cached_property
+    def _items(self) -> list[str]:
+        return [item for _, item in contents(self.encoder, self.dataset.documents, self.dataset.folder)]
+
+    @cached_property
+    def _towers(self) -> tuple[PageTower, PageTower]:
+        """Of queries and pages: the same weights."""
+        from lodesmith.encoders.patches import PageTower
+
+        _ = self._begun  # before anything changes
+        queries = PageTower(self.encoder, list(self.pairs.queries.values()), "query")
+        return queries, PageTower(self.encoder, self._items, "document")
+
+    def encoders(self) -> dict[str, nn.Module | None]:
+        """The model as read by queries, and by pages."""
+        queries, pages = self._towers
+        return {"encoder": queries, "document_encoder": pages}
+
+    def batches(self, stage: StagePlan) -> Batches:
+        """Pairs of numbers of queries and pages, with the mined negatives where the recipe names them."""
+        from lodesmith.data.batching import PairBatches
+
+        queries, pages = (np.arange(count, dtype=np.float32)[:, None] for count in self._counts)
+        return PairBatches(
+            self.pairs.pairs,
+            queries,
+            pages,
+            batch_size=stage.batch_size,
+            seed=self.recipe.seed,
+            known=self.pairs.known,
+            negatives=mined(self.dataset, self.pairs, self.recipe),
+            shard=ranks(),
+        )
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return len(self.pairs.queries), len(self.dataset.documents)
+
+    def probes(self) -> Sequence[Probe]:
+        """None: nothing is padded."""
+        return ()
+
+    def documents(self) -> Vectors:
+        """Every page with the weights as they are, in float16."""
+        found = self.encoder.encode(self._items, "document", tuple(self.dataset.documents))
+        return Vectors(found.values.astype(np.float16), found.offsets, found.ids)
+
+    def queries(self, texts: Mapping[str, str]) -> Vectors:
+        """Queries with the weights as they are."""
+        return self.encoder.encode(list(texts.values()), "query", tuple(texts))
+
+    def save(self, folder: Path) -> None:
+        """The model folder."""
+        self.encoder.save(folder)
+
+    def save_student(self, folder: Path) -> None:
+        """The same: there is no teacher."""
+        self.save(folder)
+
+    def forecast(self) -> dict[str, Any]:
+        """Seconds from some pages through both passes, and from encoding them as validation does."""
+        import torch
+
+        tower, sample = self._towers[1], min(_TIMED, len(self._items))
+        trained = [p for p in tower.parameters() if p.requires_grad]
+        numbers = torch.arange(sample, dtype=torch.float32)[:, None]
+        for _ in range(2):  # the first pays for warming up
+            start = time.perf_counter()
+            torch.autograd.grad(tower(numbers)["values"].sum(), trained, allow_unused=True)
+            once = (time.perf_counter() - start) / max(1, sample)
+        start = time.perf_counter()
+        self.encoder.encode(self._items[:sample])
+        each = (time.perf_counter() - start) / max(1, sample)
+        passes = sum(
+            stage.passes(-(-len(self.pairs.pairs) // stage.batch_size), self.recipe.engine.accumulate)
+            for stage in self.recipe.stages
+        )
+        own = sum(p.numel() for p in trained)
+        return {
+            "trainable_parameters": own,
+            "training_seconds": round(once * len(self.pairs.pairs) * passes, 3),
+            "validation_seconds": round(each * len(self._items), 3) if self.pairs.validation else 0.0,
+            "memory_bytes": self.encoder.parameters_total * 4 + own * 12,
+        }

@@ -166,6 +166,14 @@ class TokenRows:
         kept = [keep if bool(keep.any()) else torch.ones_like(keep) for keep in kept]
         return rows[torch.cat(kept)], [int(keep.sum()) for keep in kept]
 
+    def labels(self, ids: Tensor, side: Side) -> list[str] | None:
+        """The tokens of a text that have a vector each, as the tokenizer spells them; None where vectors are pooled."""
+        if any(pooling.applies_to(side) for pooling in self._pooling):
+            return None
+        texts = [ids] if side == "document" or self._expansion is None else self._expansion([ids])[0]
+        kept = self._kept(texts[0][:, None], texts, side)[0][:, 0]
+        return list(self.model[0].tokenizer.convert_ids_to_tokens(kept.tolist()))
+
     def _flat(self, texts: list[Tensor], seen: list[int]) -> dict[str, Any]:
         device, first = texts[0].device, self._first or 0
         features = {

@@ -19,6 +19,7 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._finetuning import Tuning, adapt, merged
 from lodesmith.encoders._identity import digest
 from lodesmith.encoders._loading import find_model, quiet
+from lodesmith.encoders._page_layout import Layout, layout
 from lodesmith.encoders._page_models import PageModel, load_pages
 from lodesmith.encoders._reading import named
 
@@ -209,6 +210,15 @@ class PageEncoder(nn.Module):
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         info = {"encoder": self.source, "model": self.fingerprint, "side": side, "metric": self.metric}
         return Vectors(values, offsets, names, info | {"truncated": 0.0, "cut": [], "tokens": int(offsets[-1])})
+
+    def labels(self, text: str, side: Side) -> list[str]:
+        """The tokens of an item, as the tokenizer spells them; each has a vector."""
+        features = self.pages.features(text if side == "query" else opened(text))
+        return list(self.pages.processor.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist()))
+
+    def layout(self, page: PageImage) -> Layout:
+        """Where on a page its patches are."""
+        return layout(self.pages.processor, self.pages.features(opened(page)))
 
     def _rows(self, texts: Sequence[str], side: Side) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
         training = self.model.training

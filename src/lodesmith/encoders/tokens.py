@@ -213,6 +213,10 @@ class LateInteractionEncoder(nn.Module):
         values, offsets = self.values(reading.ids, side)
         return Vectors(values, offsets, ids, self._info(side, reading, ids))
 
+    def labels(self, text: str, side: Side) -> list[str] | None:
+        """The tokens of a text that have a vector each, as the tokenizer spells them; None where vectors are pooled."""
+        return self.rows.labels(torch.from_numpy(self.reader.read(clean([text]), side).ids[0]).long(), side)
+
     def values(self, texts: Sequence[NDArray[np.integer]], side: Side) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The vectors of texts that are token ids already, without gradients and dropout: [total, d] and [n + 1]."""
         parts: list[NDArray[np.float32]] = [np.zeros((0, self.dimension), np.float32)] * len(texts)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import lodesmith as lode
+from lodesmith.core.events import Step
 from lodesmith.core.records import Dataset, Document, Query
 
-SIDE, LINES, WORDS = 96, 4, 100
+SIDE, LINES, WORDS = 96, 3, 60
 TEST = 250
 _SIZES = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 256}
 _CHAT = (
@@ -37,7 +38,7 @@ def write_pages(folder: Path, count: int, seed: int = 0) -> Path:
     """The dataset: `count` pages to train on, and `TEST` others; the question of a page is two of its words."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font, words, draw = ImageFont.load_default(size=20), vocabulary(), random.Random(seed)
+    font, words, draw = ImageFont.load_default(size=24), vocabulary(), random.Random(seed)
     documents, queries = [], []
     judged: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
     folder.joinpath("images").mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def write_pages(folder: Path, count: int, seed: int = 0) -> Path:
         chosen = draw.sample(words, LINES)
         page = Image.new("RGB", (SIDE, SIDE), "white")
         for line, word in enumerate(chosen):
-            place = (draw.randint(2, 10), line * SIDE // LINES + draw.randint(-2, 2))
+            place = (draw.randint(1, 8), line * SIDE // LINES + draw.randint(-1, 3))
             ImageDraw.Draw(page).text(place, word, fill="black", font=font)
         page.save(folder / f"images/{number}.png")
         documents.append(Document(f"p{number}", "", " ".join(chosen), f"images/{number}.png"))
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     data, base = write_pages(given.out / "data", given.pages), write_model(given.out / "base", given.seed)
-    settings = {
+    settings: dict[str, Any] = {
         "data": str(data / "train"),
         "base": str(base),
         "seed": given.seed,
@@ -122,7 +123,7 @@ def main() -> None:
         "stages.0.optim.lr": 1e-3,
     }
     for event in lode.train("pages", out=given.out / "run", **settings):
-        if type(event).__name__ == "Step" and event.step % 20 == 0:
+        if isinstance(event, Step) and event.step % 20 == 0:
             print(f"step {event.step}: loss {event.total:.3f}", flush=True)
     test = Dataset.load(data / "test")
     for system in ("random", str(base), str(given.out / "run")):

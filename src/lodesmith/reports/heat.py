@@ -86,7 +86,8 @@ def render(title: str, query: str, found: Sequence[Matched]) -> str:
     css = "".join((resources.files("lodesmith.reports") / name).read_text(encoding="utf-8") for name in ("report.css",))
     own = """
 .matches { display: flex; flex-wrap: wrap; gap: 1rem } .matches figure { margin: 0; max-width: 100% }
-.matches img { max-width: 100%; height: auto; border: 1px solid #8884 } .words { line-height: 2; overflow-wrap: anywhere }
+.matches img { max-width: 100%; height: auto; border: 1px solid #8884 }
+.words { line-height: 2; overflow-wrap: anywhere }
 .words span { padding: .1em .2em; border-radius: .2em }"""
     body = [tag("h1", text(title)), tag("p", "Query: ", foreign(query)), *map(_document, found)]
     page = (

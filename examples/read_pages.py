@@ -1,6 +1,6 @@
 """A model that learns to read page images from nothing: pages of a few words in large type, two of them the question.
 
-    python examples/read_pages.py OUT [--pages 4000] [--epochs 12]
+    python examples/read_pages.py OUT [--pages 4000] [--epochs 12] [--test 250]
 
 It writes a dataset of page images in ViDoRe's form (questions and the page of each), a small ColIdefics3 of random
 weights, trains that with the recipe `pages`, and measures it on pages that it has not seen, beside chance and the
@@ -19,7 +19,6 @@ from lodesmith.core.events import Step
 from lodesmith.core.records import Dataset, Document, Query
 
 SIDE, LINES, WORDS = 96, 3, 60
-TEST = 250
 _SIZES = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 256}
 _CHAT = (
     "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}"
@@ -34,15 +33,15 @@ def vocabulary(seed: int = 0) -> list[str]:
     return sorted({"".join(draw.sample(syllables, 2)) for _ in range(2 * WORDS)})[:WORDS]
 
 
-def write_pages(folder: Path, count: int, seed: int = 0) -> Path:
-    """The dataset: `count` pages to train on, and `TEST` others; the question of a page is two of its words."""
+def write_pages(folder: Path, count: int, others: int, seed: int = 0) -> Path:
+    """The dataset: `count` pages to train on, and `others`; the question of a page is two of its words."""
     from PIL import Image, ImageDraw, ImageFont
 
     font, words, draw = ImageFont.load_default(size=24), vocabulary(), random.Random(seed)
     documents, queries = [], []
     judged: dict[str, dict[str, dict[str, int]]] = {"train": {}, "test": {}}
     folder.joinpath("images").mkdir(parents=True, exist_ok=True)
-    for number in range(count + TEST):
+    for number in range(count + others):
         chosen = draw.sample(words, LINES)
         page = Image.new("RGB", (SIDE, SIDE), "white")
         for line, word in enumerate(chosen):
@@ -52,7 +51,7 @@ def write_pages(folder: Path, count: int, seed: int = 0) -> Path:
         documents.append(Document(f"p{number}", "", " ".join(chosen), f"images/{number}.png"))
         queries.append(Query(f"q{number}", " ".join(draw.sample(chosen, 2))))
         judged["train" if number < count else "test"][f"q{number}"] = {f"p{number}": 1}
-    held_out = {f"p{number}" for number in range(count, count + TEST)}
+    held_out = {f"p{number}" for number in range(count, count + others)}
     Dataset.of(documents, queries, {"train": judged["train"]}, name="pages").save(folder / "train")
     test = [document for document in documents if document.id in held_out]
     Dataset.of(test, queries[count:], {"test": judged["test"]}, name="new pages").save(folder / "test")
@@ -107,9 +106,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pages", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--test", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    data, base = write_pages(given.out / "data", given.pages), write_model(given.out / "base", given.seed)
+    data, base = (
+        write_pages(given.out / "data", given.pages, given.test, given.seed),
+        write_model(given.out / "base", given.seed),
+    )
     settings: dict[str, Any] = {
         "data": str(data / "train"),
         "base": str(base),
@@ -120,7 +123,7 @@ def main() -> None:
         "stages.0.batch_size": 64,
         "stages.0.chunk": None,
         "stages.0.epochs": given.epochs,
-        "stages.0.optim.lr": 1e-3,
+        "stages.0.optim.lr": 4e-4,
     }
     for event in lode.train("pages", out=given.out / "run", **settings):
         if isinstance(event, Step) and event.step % 20 == 0:

@@ -59,6 +59,7 @@ def test_joined_datasets_have_each_its_own(tmp_path: Path) -> None:
     for key, text in shuffled.texts.items():
         assert text != use.texts[key]
         assert text.startswith(key[0])  # of the same part
+        assert int(text[-1]) % 2 == int(key[-1]) % 2  # and judged in the same split, or in none
     assert traces_of(both, split="test").texts.keys() == {"a/q0", "a/q2", "a/q4", "b/q0", "b/q2"}
 
 

@@ -164,12 +164,80 @@ def test_what_is_no_page_is_refused(dataset: Path, idefics: Path, tmp_path: Path
     with pytest.raises(ConfigError, match="float8"):
         PageEncoder(idefics, precision=wrong)
     (idefics / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="no projection"):
+    with pytest.raises(InputError, match="no weights"):
         PageEncoder(idefics)
 
 
+def test_every_setting_that_moves_a_vector_is_in_the_fingerprint(idefics: Path, tmp_path: Path) -> None:
+    import shutil
+
+    seen = {PageEncoder(idefics).fingerprint}
+    for name, old, new in (
+        ("chat_template.jinja", "User", "Assistant"),
+        ("tokenizer.json", "", ""),
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'),
+        ("processor_config.json", '"longest_edge": 32', '"longest_edge": 16'),
+    ):
+        copy = tmp_path / name
+        shutil.copytree(idefics, copy)
+        text = (copy / name).read_text()
+        if name == "tokenizer.json":
+            settings = json.loads(text)
+            words = settings["model"]["vocab"]
+            words["cat"], words["owl"] = words["owl"], words["cat"]
+            changed = json.dumps(settings)
+        else:
+            changed = text.replace(old, new)
+        assert changed != text
+        (copy / name).write_text(changed)
+        seen.add(PageEncoder(copy).fingerprint)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", {"architectures": 5}),
+        ("config.json", {"text_config": "x"}),
+        ("processor_config.json", []),
+        ("processor_config.json", {"processor_class": "Nope"}),
+        ("chat_template.jinja", "{% for"),
+        ("processor_config.json", None),
+    ],
+)
+def test_a_damaged_folder_says_so(idefics: Path, file: str, content: Any) -> None:
+    place = idefics / file
+    if content is None:
+        place.unlink()
+    elif isinstance(content, dict) and file == "config.json":
+        place.write_text(json.dumps(json.loads(place.read_text()) | content))
+    else:
+        place.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError):
+        load_encoder(str(idefics))
+
+
+def test_what_is_transparent_is_white_and_strange_formats_are_refused(idefics: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    encoder = PageEncoder(idefics)
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    clear, white = (encoder.encode([PageImage(tmp_path / f"{name}.png")]).values for name in ("clear", "white"))
+    np.testing.assert_array_equal(clear, white)
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "program.eps")
+    with pytest.raises(InputError, match="cannot be read"):
+        encoder.encode([PageImage(tmp_path / "program.eps")])
+
+
+def test_a_page_that_the_processor_refuses(tmp_path: Path) -> None:
+    encoder = PageEncoder(tiny_pages.build(tmp_path / "model", "ColQwen2ForRetrieval"))
+    with pytest.raises(InputError, match="refuses a page of 3000 × 1 pixels"):
+        encoder.encode([PageImage(tiny_pages.page(tmp_path / "wide.png", size=(3000, 1)))])
+
+
 def test_a_page_that_is_too_large(idefics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lodesmith.encoders.patches.MOST_PIXELS", 1999)
+    monkeypatch.setattr("lodesmith.encoders._page_image.MOST_PIXELS", 1999)
     with pytest.raises(InputError, match="40 × 50 pixels"):
         PageEncoder(idefics).encode([PageImage(tiny_pages.page(tmp_path / "large.png"))])
 
@@ -193,6 +261,28 @@ def test_a_published_adapter_over_its_base(idefics: Path, tmp_path: Path, pages:
     expected = base.encode(pages).values
     np.testing.assert_allclose(found.encode(pages).values, expected, atol=1e-6)
     assert np.abs(found.encode(pages).values - plain).max() > 1e-3
+
+
+def test_an_adapter_that_does_not_fit_or_is_a_pickle(idefics: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    adapted = get_peft_model(PageEncoder(idefics).pages.model, LoraConfig(r=2, target_modules=r".*q_proj$"))
+    adapted.peft_config["default"].base_model_name_or_path = str(idefics)
+    folder = tmp_path / "colsmol-adapter"
+    adapted.save_pretrained(str(folder))
+    weights = folder / "adapter_model.safetensors"
+    state = {name.replace("model.model.", "model.vlm."): value for name, value in load_file(weights).items()}
+    save_file(state, weights)
+    with pytest.raises(InputError, match="does not fit its base"):
+        load_encoder(str(folder))
+    torch.save(state, folder / "adapter_model.bin")
+    weights.rename(folder / "decoy.safetensors")
+    with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
+        load_encoder(str(folder))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/text-model"}))
+    with pytest.raises(InputError, match="not a model folder"):
+        load_encoder(str(folder))
 
 
 def test_the_projection_of_idefics_states(idefics: Path, pages: list[PageImage]) -> None:

@@ -19,7 +19,7 @@ from lodesmith.encoders._page_layout import layout
 from lodesmith.encoders.patches import PageEncoder
 from lodesmith.encoders.tokens import LateInteractionEncoder
 from lodesmith.recipes.matching import matches
-from lodesmith.reports.heat import Matched, overlay, render
+from lodesmith.reports.heat import Matched, overlay, render, shrunk
 from lodesmith.testing import tiny_dataset
 
 pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.filterwarnings("ignore:.*")]
@@ -87,7 +87,9 @@ def test_the_patches_of_a_page_cover_it(kind: str, pages: Path, tmp_path: Path) 
     assert place.boxes.max() == 1
     found = matches(str(model), Dataset.load(pages), "q", k=2)
     assert [own.relevant for own in found].count(True) <= 1
-    assert found[0].similarities.shape == (len(found[0].tokens), len(place.tokens))
+    assert found[0].similarities.shape == (len(found[0].tokens), len(found[0].words))
+    for own in found:
+        assert float(own.similarities.max(1).sum()) == pytest.approx(own.score, abs=2e-2)  # of float16 vectors
 
 
 def test_tiles_stand_where_they_were_cut_out(pages: Path, tmp_path: Path) -> None:
@@ -102,22 +104,50 @@ def test_tiles_stand_where_they_were_cut_out(pages: Path, tmp_path: Path) -> Non
 def test_an_overlay_is_red_where_the_value_is_highest(tmp_path: Path) -> None:
     from PIL import Image
 
-    Image.new("RGB", (40, 20), "white").save(tmp_path / "white.png")
+    white = Image.new("RGB", (80, 40), "white")
     boxes = np.asarray([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
-    made = np.asarray(Image.open(io.BytesIO(overlay(tmp_path / "white.png", boxes, np.asarray([0.1, 0.9]), 80))))
+    made = np.asarray(Image.open(io.BytesIO(overlay(white, boxes, np.asarray([0.1, 0.9])))))
     assert made.shape == (40, 80, 3)
     assert made[20, 10].tolist() == [255, 255, 255]
     assert made[20, 70, 0] > made[20, 70, 1] + 100
 
 
 def test_a_page_of_pictures(pages: Path) -> None:
-    boxes = np.asarray([[0.0, 0.0, 1.0, 1.0]])
-    own = Matched("p0", 1.0, True, ["cat", "owl"], np.ones((2, 1), np.float32), (), pages / "images/0.png", boxes)
+    from PIL import Image
+
+    boxes, tokens = np.asarray([[0.0, 0.0, 1.0, 1.0]]), ["cat", "owl"]
+    image = Image.open(pages / "images/0.png")
+    place = np.asarray([0])
+    own = Matched("p0", 1.0, True, tokens, np.ones((2, 1), np.float32), ["<image>"], image, place, boxes)
     page = render("model on pages", "cat owl", [own])
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 2
     assert base64.b64decode(pictures[0]).startswith(b"\x89PNG")
     assert "judged relevant" in page
+
+
+def test_foreign_words_are_escaped_and_a_query_may_have_no_token() -> None:
+    evil = '"><script>alert(1)</script>'
+    own = Matched(evil, 1.0, None, [evil], np.ones((1, 1), np.float32), [evil])
+    assert "<script" not in render(evil, evil, [own])
+    none = Matched("d", 0.0, None, [], np.ones((0, 2), np.float32), ["a", "b"])
+    assert "The terms" not in render("x", "", [none])
+
+
+def test_a_thin_page_stays_small() -> None:
+    from PIL import Image
+
+    assert shrunk(Image.new("RGB", (2, 4000))).size == (1, 1080)
+    assert shrunk(Image.new("RGB", (4000, 2))).size == (360, 1)
+
+
+def test_an_image_outside_its_dataset_is_not_shown(pages: Path, tmp_path: Path) -> None:
+    model = tiny_pages.build(tmp_path / "model")
+    tiny_pages.page(tmp_path / "secret.png")
+    for image in ("../secret.png", str(tmp_path / "secret.png")):
+        dataset = Dataset.of([Document("d", "", "", image)]).save(tmp_path / "evil")
+        with pytest.raises(InputError, match="no path in the dataset's folder"):
+            matches(str(model), Dataset.load(dataset), "cat")
 
 
 def test_an_image_whose_tokens_are_no_grid(pages: Path, tmp_path: Path) -> None:

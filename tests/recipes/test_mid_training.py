@@ -126,10 +126,13 @@ def test_they_are_made_once_and_again_when_damaged(tmp_path: Path) -> None:
     interactions_of(again, PAIRS, **settings)
     assert again.asked == 0
     (folder,) = (tmp_path / "interactions").iterdir()
-    with (folder / "mass.npy").open("r+b") as file:
-        file.truncate(100)
-    healed = interactions_of(Letters(), PAIRS, **settings)
-    np.testing.assert_array_equal(healed.mass, first)
+    for damage in ("mass.npy", "manifest.json"):
+        with (folder / damage).open("r+b") as file:
+            file.truncate(100)
+        healed = interactions_of(Letters(), PAIRS, **settings)
+        np.testing.assert_array_equal(healed.mass, first)
+    (folder / "manifest.json").write_text('{"files": {}}')
+    np.testing.assert_array_equal(interactions_of(Letters(), PAIRS, **settings).mass, first)
     interactions_of(Letters(), PAIRS, softness=0.6, top=2, cache=tmp_path)
     assert len(list((tmp_path / "interactions").iterdir())) == 2
 

@@ -12,9 +12,9 @@ import lodesmith as lode
 import tiny_pages
 from lodesmith.core import events
 from lodesmith.core.columns import ColumnWriter
-from lodesmith.core.errors import ConfigError, InputError
-from lodesmith.core.records import Dataset, Document, Query
-from lodesmith.encoders.patches import PageEncoder
+from lodesmith.core.errors import ConfigError, InputError, ResumeError
+from lodesmith.core.records import Dataset, Document, PageImage, Query
+from lodesmith.encoders.patches import PageEncoder, PageTower
 from lodesmith.recipes.train import Training, forecast, plan
 
 pytestmark = [pytest.mark.usefixtures("cache"), pytest.mark.filterwarnings("ignore:.*")]
@@ -106,6 +106,30 @@ def test_traces_go_behind_the_questions_of_pages(dataset: Path, base: Path, tmp_
     list(planned.events())
     names = {path.stem for path in (tmp_path / "run/evaluations").iterdir()}
     assert {"pages", "pages, none", "pages, shuffle"} <= names
+
+
+def test_pages_that_were_drawn_anew_are_other_data(dataset: Path, base: Path, tmp_path: Path) -> None:
+    list(training(dataset, base, tmp_path / "run", **{"data.validation": None}).events())
+
+    tiny_pages.page(dataset / "images/3.png", 7, (32, 32))
+    with pytest.raises(ResumeError, match="images"):
+        list(training(dataset, base, tmp_path / "run", **{"data.validation": None}).events())
+
+
+def test_every_parameter_that_trains_has_a_gradient(dataset: Path, tmp_path: Path) -> None:
+    """Else processes would wait for each other's."""
+    import torch
+
+    for kind in tiny_pages.KINDS:
+        base = tiny_pages.build(tmp_path / kind, kind)
+        for lora in (None, {"rank": 2}):
+            encoder = PageEncoder(base, lora=lora)
+            pages = PageTower(encoder, [PageImage(dataset / "images/0.png")], "document")
+            queries = PageTower(encoder, ["a cat"], "query")
+            number = torch.zeros(1, 1)
+            (pages(number)["values"].sum() + queries(number)["values"].sum()).backward()
+            without = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+            assert not without, (kind, lora, without)
 
 
 def test_a_forecast_and_what_is_refused(dataset: Path, base: Path, tmp_path: Path) -> None:

@@ -77,11 +77,28 @@ def test_the_command(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--traces", "apend"), "append"),
         (("--traces", "fuse:weight=much"), "no weight"),
         (("--traces", "fuse:weight=2"), "weight"),
+        (("--traces", "append:seed=-1"), "seed"),
+        (("--traces", "append:weight=0.3"), "no weight"),
+        (("--traces", "append:column=../../x"), "cannot name a column"),
         (("--traces", "append", "--teacher", "random"), "do not go together"),
         (("--traces", "append:column=thoughts"), "no such column"),
     ):
         code, _, error = command(capsys, "evaluate", "bm25", told, *arguments)
         assert (code, said in error) == (2, True), error
+
+
+def test_a_recorded_run_reads_no_trace(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(capsys, "evaluate", "bm25", told, "--run", tmp_path / "run.trec")[0] == 0
+    for system in (tmp_path / "run.trec", f"bm25+{tmp_path / 'run.trec'}"):
+        code, _, error = command(capsys, "evaluate", system, told, "--traces", "append")
+        assert (code, "reads no trace" in error) == (2, True)
+
+
+def test_what_is_measured_beside_changes_no_figure(told: Path) -> None:
+    use = TraceUse("fuse", 0.4)
+    plain = controls_datasets("bm25", [told], use).evaluations
+    deep = controls_datasets("bm25", [told], use, measures=["R@1000"]).evaluations
+    assert [e.measures["nDCG@10"].mean for e in plain] == [e.measures["nDCG@10"].mean for e in deep]
 
 
 def test_a_spelling_of_how_traces_are_used() -> None:
@@ -137,6 +154,22 @@ def test_a_control_is_another_experiment_and_none_is_late(dataset: Path, tiny_mo
                 out=tmp_path / "late", reported=False)  # fmt: skip
     list(late.events())
     assert small_runs.equal(tmp_path / "none", tmp_path / "late")
+
+
+def test_no_training_query_gets_a_test_querys_trace(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    training = planned(dataset, tiny_model, tmp_path / "run", **{"traces.mode": "shuffle"})
+    data = Dataset.load(dataset)
+    train = set(data.split("train"))
+    for text in training.pairs.queries.values():
+        assert text.split("thinking of ")[1].split()[0] in train
+
+
+def test_without_traces_none_has_no_controls(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tiny_dataset(120).save(tmp_path / "bare")
+    list(planned(folder, tiny_model, tmp_path / "run", reported=True, **{"traces.mode": "none"}).events())
+    assert "There are no traces" in (tmp_path / "run/report.html").read_text()
+    with pytest.raises(ConfigError, match="asked without traces"):
+        planned(folder, tiny_model, tmp_path / "x", **{"evaluation.validate_on": str(folder)})
 
 
 def test_other_traces_are_other_data(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:

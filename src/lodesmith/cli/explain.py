@@ -15,7 +15,7 @@ def explain(
     dataset: Annotated[Path, typer.Argument(help="dataset folder")],
     query: Annotated[str, typer.Argument(help="id of one of its queries, or any text")],
     out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("explained.html"),
-    k: Annotated[int, typer.Option("-k", min=1, help="documents to show")] = 3,
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="documents to show")] = 3,
     as_json: Json = False,
 ) -> None:
     """Show why a late-interaction model found what it found: heat maps over pages, or words, for each query token.

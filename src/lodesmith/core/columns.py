@@ -51,7 +51,9 @@ class Column:
             InputError: there is none of this name, or a line is broken, with file and line.
         """
         path = Path(dataset) / FOLDER / f"{name}.jsonl"
-        if not path.exists():
+        if not name.strip() or Path(name).name != name or name.startswith("."):
+            raise InputError(f"{name!r} cannot name a column", "give its name alone, such as traces")
+        if not path.is_file():
             have = ", ".join(names(dataset)) or "none"
             raise InputError(f"no such column (there are: {have})", "make it with `lode data …`", path=path)
         rows: dict[str, list[Row]] = {}

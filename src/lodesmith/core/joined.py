@@ -105,10 +105,17 @@ def _names(datasets: Sequence[Dataset]) -> list[str]:
 def _document(named: Mapping[str, Dataset]) -> Callable[[str, Document], Document]:
     def renamed(key: str, document: Document) -> Document:
         folder = named[key.partition("/")[0]].folder
-        image = str(folder / document.image) if document.image and folder else document.image
+        image = _inside(folder, document.image) if document.image and folder else document.image
         return replace(document, id=key, image=image)
 
     return renamed
+
+
+def _inside(folder: Path, image: str) -> str:
+    """An image's path for a dataset that has no folder of its own; one that leads out stays as it is, and is refused
+    where it is read."""
+    place = Path(image)
+    return image if place.is_absolute() or ".." in place.parts else str((folder / place).absolute())
 
 
 def _query(key: str, query: Query) -> Query:

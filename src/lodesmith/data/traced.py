@@ -78,9 +78,10 @@ def traces_of(
 
     Args:
         dataset: with a column of traces, unless `mode` is none; of joined ones each part has its own.
-        mode: see `Traces`. Queries of joined datasets are given another's of the same part.
+        mode: see `Traces`. Another query is one of the same split, and of the same part of joined datasets: no training
+            query gets a test query's trace.
         seed: of the shuffling.
-        split: of the queries of this split, which then are shuffled among themselves; of all where not given.
+        split: of the queries of this split; of all where not given.
         name: of the column.
         words: a trace is cut after so many.
 
@@ -104,7 +105,11 @@ def traces_of(
     found = _read(dataset, name)
     queries = dataset.queries if split is None else dataset.queries_of(split)
     found = {key: " ".join(found[key].split()[:words]) for key in queries if key in found}
-    return Traces(_deranged(found, seed) if mode == "shuffle" else found, mode)
+    found = {key: text for key, text in found.items() if text}
+    if mode == "use":
+        return Traces(found, mode)
+    groups = [found] if split is not None else _by_split(dataset, found)
+    return Traces({key: text for group in groups for key, text in _deranged(group, seed).items()}, mode)
 
 
 def traced_queries(
@@ -137,6 +142,14 @@ class _Traced(Mapping[str, Query]):
 
     def __len__(self) -> int:
         return len(self._queries)
+
+
+def _by_split(dataset: Dataset, traces: Mapping[str, str]) -> list[dict[str, str]]:
+    """The traces of each split's queries, and of those that none judges; a query of several is of the first."""
+    left, parts = dict(traces), []
+    for judgements in dataset.judgements.values():
+        parts.append({key: left.pop(key) for key in judgements if key in left})
+    return [*parts, left]
 
 
 def _read(dataset: Dataset, name: str) -> dict[str, str]:

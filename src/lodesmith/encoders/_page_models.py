@@ -6,6 +6,7 @@ ColPali (Faysse et al. 2024, arXiv 2407.01449), ColQwen2 and ColModernVBert are 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lodesmith.core.errors import InputError, MissingExtraError
+from lodesmith.core.errors import InputError, LodesmithError, MissingExtraError
 from lodesmith.core.files import read_object
+from lodesmith.encoders._identity import VOLATILE, plain
 from lodesmith.encoders._loading import find_model, loading
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["ColIdefics3", "PageModel", "is_pages", "load_pages"]
 _OF_TRANSFORMERS = ("ColPaliForRetrieval", "ColQwen2ForRetrieval", "ColModernVBertForRetrieval")
 _IDEFICS = "ColIdefics3"
 _ADAPTER = "adapter_config.json"
+_DESCRIBE, _QUERY = "Describe the image.", "Query: "
 _AUGMENTATION = "<end_of_utterance>" * 10
 """What the ColSmol models have behind each query: tokens whose vectors count too."""
 
@@ -56,9 +59,10 @@ class ColIdefics3(nn.Module):
         from safetensors.torch import load_file
         from transformers import Idefics3Config
 
-        state = {
-            name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()
-        }
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise InputError("the folder has no weights", "fetch it again, whole", path=folder)
+        state = {name: value for file in files for name, value in load_file(file).items()}
         if (weight := state.get("linear.weight")) is None:
             raise InputError("the weights have no projection 'linear'", "it is no ColIdefics3", path=folder)
         made = cls(Idefics3Config.from_pretrained(folder), len(weight))
@@ -124,6 +128,20 @@ class PageModel:
         layer: nn.Linear = own.get_base_layer() if hasattr(own, "get_base_layer") else own
         return layer
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights that vectors are made from, as JSON."""
+        tokenizer = self.processor.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        config: Any = self.model.config
+        return {
+            "config": plain({key: value for key, value in config.to_dict().items() if key not in VOLATILE}),
+            "processor": repr(sorted(self.processor.to_dict().items(), key=str)),
+            "tokenizer": "" if backend is None else hashlib.sha256(backend.to_str().encode()).hexdigest(),
+            "template": str(getattr(self.processor, "chat_template", None) or getattr(tokenizer, "chat_template", "")),
+            "prompts": [_DESCRIBE, _QUERY, _AUGMENTATION] if isinstance(self.model, ColIdefics3) else [],
+        }
+
     def save(self, folder: Path) -> None:
         """Write model and processor into a folder that is there."""
         model: Any = self.model
@@ -132,7 +150,11 @@ class PageModel:
 
     def features(self, item: Image | str) -> dict[str, Tensor]:
         """What the model reads of a page image or a query."""
-        made = self._forms["query" if isinstance(item, str) else "document"](item)
+        try:
+            made = self._forms["query" if isinstance(item, str) else "document"](item)
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+            kind = "query" if isinstance(item, str) else f"page of {item.width} × {item.height} pixels"
+            raise InputError(f"the model's processor refuses a {kind}: {error}", "leave it out, or redraw it") from None
         tensors = {name: value for name, value in made.items() if isinstance(value, Tensor) and name != "labels"}
         return {name: value.to(self.device) for name, value in tensors.items()}
 
@@ -147,11 +169,11 @@ class PageModel:
         return vectors.float()
 
     def _described(self, image: Image) -> Any:
-        text = self._chat([{"type": "text", "text": "Describe the image."}, {"type": "image"}])
+        text = self._chat([{"type": "text", "text": _DESCRIBE}, {"type": "image"}])
         return self.processor(text=[text], images=[[image]], return_tensors="pt")
 
     def _asked(self, query: str) -> Any:
-        text = self._chat([{"type": "text", "text": f"Query: {query}{_AUGMENTATION}"}])
+        text = self._chat([{"type": "text", "text": f"{_QUERY}{query}{_AUGMENTATION}"}])
         return self.processor(text=[text], return_tensors="pt")
 
     def _chat(self, content: Sequence[Mapping[str, str]]) -> str:
@@ -166,8 +188,9 @@ def is_pages(folder: Path) -> bool:
 
 def _kind(folder: Path) -> str | None:
     config = folder / "config.json"
-    named = (read_object(config).get("architectures") or []) if config.is_file() else []
-    return next((name for name in named if name in (*_OF_TRANSFORMERS, _IDEFICS)), None)
+    named = read_object(config).get("architectures") if config.is_file() else None
+    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return next((name for name in (*_OF_TRANSFORMERS, _IDEFICS) if name in listed), None)
 
 
 def _adapts_pages(folder: Path) -> bool:
@@ -197,19 +220,60 @@ def load_pages(folder: Path, *, device: str | None = None, dtype: torch.dtype = 
         MissingExtraError: a package for it is not installed.
     """
     _need("PIL", "pillow", "pdf")
-    with loading(folder):
-        if not (folder / _ADAPTER).is_file():
-            model = _whole(folder, dtype)
-        else:
-            _need("peft", "peft", "lora")
-            from peft import PeftModel
-
-            base = str(read_object(folder / _ADAPTER).get("base_model_name_or_path") or "")
-            under = _beside(folder, base) or find_model(base)
-            model = PeftModel.from_pretrained(_whole(under, dtype), str(folder), torch_device="cpu").merge_and_unload()
-        processor = _processor(folder)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return PageModel(model.to(place), processor)
+    try:
+        with loading(folder):
+            model = _adapted(folder, dtype) if (folder / _ADAPTER).is_file() else _whole(folder, dtype)
+            made = PageModel(model.to(place), _processor(folder))
+            made.features("a query")
+            _ = made.settings
+    except LodesmithError:
+        raise
+    except Exception as error:  # of damaged configurations, whatever their classes make of them
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"the model does not load: {reason}", "fetch or save it again", path=folder) from error
+    return made
+
+
+def _adapted(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The base of an adapter, with the adapter merged into it.
+
+    Raises:
+        InputError: the adapter's weights are no safetensors, or not all of them find their place.
+    """
+    _need("peft", "peft", "lora")
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise InputError("the adapter has no adapter_model.safetensors", "fetch it again", path=folder)
+    model = PeftModel.from_pretrained(_whole(_base(folder), dtype), str(folder), torch_device="cpu")
+    with safe_open(str(weights), "pt") as file:
+        there = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model))
+    if there != wanted:
+        missing, unknown = sorted(wanted - there), sorted(there - wanted)
+        raise InputError(
+            f"the adapter does not fit its base: {len(missing)} of its weights are missing ({', '.join(missing[:1])}), "
+            f"{len(unknown)} are unknown ({', '.join(unknown[:1])})",
+            "it may be of another version of the model's class",
+            path=folder,
+        )
+    merged: nn.Module = model.merge_and_unload()
+    return merged
+
+
+def _base(folder: Path) -> Path:
+    """The model under an adapter.
+
+    Raises:
+        InputError: the adapter names none, or it is not here.
+    """
+    named = read_object(folder / _ADAPTER).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise InputError("the adapter names no base model", "fetch it again", path=folder / _ADAPTER)
+    return find_model(_beside(folder, named) or named)
 
 
 def _need(module: str, package: str, extra: str) -> None:
@@ -240,6 +304,7 @@ def _processor(folder: Path) -> Any:
     from transformers import AutoProcessor
 
     own = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-    base = "" if own else str(read_object(folder / _ADAPTER).get("base_model_name_or_path") or "")
-    place = folder if own else _beside(folder, base) or find_model(base)
+    if not own and not (folder / _ADAPTER).is_file():
+        raise InputError("the model has no processor_config.json", "fetch it again, whole", path=folder)
+    place = folder if own else _base(folder)
     return AutoProcessor.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)

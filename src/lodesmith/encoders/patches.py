@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
+from lodesmith.core.errors import ConfigError, NotFiniteError
 from lodesmith.core.files import atomic_folder
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
@@ -19,18 +19,19 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._finetuning import Tuning, adapt, merged
 from lodesmith.encoders._identity import digest
 from lodesmith.encoders._loading import find_model, quiet
+from lodesmith.encoders._page_image import opened
 from lodesmith.encoders._page_layout import Layout, layout
 from lodesmith.encoders._page_models import PageModel, load_pages
 from lodesmith.encoders._reading import named
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 __all__ = ["PageEncoder", "PageTower"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
-MOST_PIXELS = 100_000_000
-"""Of a page image: a larger one is refused before it is decoded."""
+_UNUSED = "vision_model.head."
+"""Parameters that no vector goes through; processes would wait for their gradients."""
 
 
 class PageTower(nn.Module):
@@ -130,15 +131,17 @@ class PageEncoder(nn.Module):
             adapt(self.model, Tuning(lora={"layers": self._linear(), **lora}))
         self.model.requires_grad_(not self.freeze_base and lora is None)
         for name, parameter in self.model.named_parameters():
-            if "lora_" in name:
-                parameter.requires_grad_(True)
+            if "lora_" in name or _UNUSED in name:
+                parameter.requires_grad_(_UNUSED not in name)
         self.pages.projection.requires_grad_(True)
 
     def _linear(self) -> list[str]:
         """The linear layers of the model but for the projection."""
         own = self.pages.projection
         return [
-            name for name, module in self.model.named_modules() if isinstance(module, nn.Linear) and module is not own
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and module is not own and _UNUSED not in f"{name}."
         ]
 
     def train(self, mode: bool = True) -> PageEncoder:
@@ -179,12 +182,11 @@ class PageEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the weights as they are now, their precision, and what the processor does."""
+        """SHA-256 over the weights as they are now, and every setting that changes a vector."""
         versions = [tensor._version for tensor in self.model.state_dict(keep_vars=True).values()]
         if self._known[0] != versions:
-            config = repr(sorted(self.pages.processor.to_dict().items(), key=str))
-            own = {"weights": digest(self.model), "precision": self.precision, "processor": config}
-            self._known = (versions, fingerprint(own))
+            own = {"weights": digest(self.model), "precision": self.precision}
+            self._known = (versions, fingerprint(own | self.pages.settings))
         return self._known[1]
 
     def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
@@ -232,25 +234,3 @@ class PageEncoder(nn.Module):
 
     def __repr__(self) -> str:
         return f"PageEncoder({self.source!r}, {self.dimension} dimensions a token, {self.precision})"
-
-
-def opened(page: str) -> Image:
-    """The image of a page, in RGB."""
-    import PIL.Image
-
-    if not isinstance(page, PageImage):
-        raise InputError(
-            "this model reads page images, and a document has none",
-            "import PDFs with `lode data import --pages`, or pull a vidore/ dataset",
-        )
-    try:
-        with PIL.Image.open(page.path) as found:
-            if found.width * found.height > MOST_PIXELS:
-                raise InputError(
-                    f"the page has {found.width} × {found.height} pixels, above the {MOST_PIXELS:,} that are read",
-                    "draw it with a lower --dpi",
-                    path=page.path,
-                )
-            return found.convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise InputError(f"the page image cannot be read: {error}", "import it again", path=page.path) from None

@@ -30,6 +30,7 @@ def check_components(recipe: Recipe) -> None:
         _check_pair(recipe.encoder, recipe.document_encoder)
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
     _check_teacher(recipe)
+    _check_elsewhere(recipe)
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
@@ -53,6 +54,16 @@ def check_components(recipe: Recipe) -> None:
         if prediction.get("weight") or prediction.get("begin"):
             _check_predictor(recipe.encoder, f"stages.{number}")
         _build(stage, f"stages.{number}.objective")
+
+
+def _check_elsewhere(recipe: Recipe) -> None:
+    """Other datasets are validated on as texts, and their queries as they are."""
+    if not recipe.evaluation.validate_on:
+        return
+    if recipe.traces is not None and recipe.traces.mode != "none":
+        raise ConfigError("evaluation.validate_on: other datasets are asked without traces", "leave it or traces out")
+    if way(recipe.encoder) == "pages":
+        raise ConfigError("evaluation.validate_on: pages are validated on the training data alone", "leave it out")
 
 
 def _build(stage: StagePlan, place: str) -> None:

@@ -7,15 +7,22 @@ from typing import Any
 
 from lodesmith.core.errors import ResumeError
 from lodesmith.core.files import sha256_file
+from lodesmith.core.hashing import fingerprint_texts
 from lodesmith.core.joined import folders_of
 from lodesmith.core.records import Dataset
+from lodesmith.recipes._document_vectors import page_image
+from lodesmith.recipes.learners import way
 from lodesmith.recipes.recipe import Recipe
 from lodesmith.recipes.text_pairs import COLUMN
 from lodesmith.recipes.validating_elsewhere import datasets_of
 
 __all__ = ["check_data", "data_identity"]
 
-_SAID = {"columns": "the column {}", "validate_on": "the dataset {} of evaluation.validate_on"}
+_SAID = {
+    "columns": "the column {}",
+    "images": "the page images of {}",
+    "validate_on": "the dataset {} of evaluation.validate_on",
+}
 
 
 def data_identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
@@ -27,15 +34,24 @@ def data_identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         `dataset`, a fingerprint; `columns`, name → SHA-256 of each dataset's file (null where there is none), of those
-        that the training reads; and `validate_on`, name → fingerprint.
+        that the training reads; `images`, dataset → fingerprint of what is on its pages, where they are read; and
+        `validate_on`, name → fingerprint.
     """
     folders = folders_of(recipe.data.path or "")
     files = {name: [folder / "columns" / f"{name}.jsonl" for folder in folders] for name in _columns(recipe)}
     return {
         "dataset": dataset.fingerprint,
         "columns": {name: [sha256_file(p) if p.exists() else None for p in paths] for name, paths in files.items()},
+        "images": _images(recipe, dataset),
         "validate_on": {name: found.fingerprint for name, found in datasets_of(recipe).items()},
     }
+
+
+def _images(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
+    if way(recipe.encoder) != "pages":
+        return {}
+    documents = dataset.documents.values()
+    return {dataset.name: fingerprint_texts(page_image(document, dataset.folder) for document in documents)}
 
 
 def _columns(recipe: Recipe) -> list[str]:

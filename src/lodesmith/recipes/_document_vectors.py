@@ -13,7 +13,7 @@ from lodesmith.core.records import Document, PageImage
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes.recipe import load as load_recipe
 
-__all__ = ["contents", "document_vectors"]
+__all__ = ["contents", "document_vectors", "page_image"]
 
 
 def document_vectors(
@@ -55,12 +55,29 @@ def contents(
         yield from ((key, document.content) for key, document in documents.items())
         return
     for key, document in documents.items():
-        if not document.image:
-            raise InputError(
-                f"the model reads page images, and the document {key!r} has none",
-                "import PDFs with `lode data import --pages`, or pull a vidore/ dataset",
-            )
-        yield key, PageImage((folder or Path()) / document.image)
+        yield key, page_image(document, folder)
+
+
+def page_image(document: Document, folder: Path | None) -> PageImage:
+    """The image of a document; it lies in its dataset's folder, or where a link in that leads.
+
+    Raises:
+        InputError: it has none, it is not there, or its path leads out of the folder.
+    """
+    place = Path(document.image)
+    if not document.image:
+        raise InputError(
+            f"the model reads page images, and the document {document.id!r} has none",
+            "import PDFs with `lode data import --pages`, or pull a vidore/ dataset",
+        )
+    if ".." in place.parts or (place.is_absolute() and folder is not None):
+        raise InputError(
+            f"the image {document.image!r} of the document {document.id!r} is no path in the dataset's folder",
+            "import the dataset again",
+        )
+    if folder is None and not place.is_absolute():
+        raise InputError("the dataset is in no folder, and its images lie in one", "save it first")
+    return PageImage(place if folder is None else folder / place)
 
 
 def _is_frozen(run: Path) -> bool:

@@ -57,7 +57,7 @@ def measure_variants(
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.@=,-]+", "_", name)
+    return re.sub(r"^\.+|[^\w.@=,-]+", "_", name)
 
 
 def _folders(datasets: Sequence[Dataset], given: dict[str, Path | None], by: str) -> dict[str, dict[str, Path | None]]:

@@ -110,6 +110,8 @@ def geometry_of(model: str, dataset: Dataset, *, split: str | None = None, limit
         split = "test" if "test" in dataset.judgements else ""
     positives = _positives(dataset, split) if split else []
     encoder = load_encoder(model)
+    if encoder.metric == "maxsim":
+        raise InputError(f"{model} gives several vectors a document", "geometry is of one vector a document")
     vectors = _dense(document_vectors(model, encoder, _sample(dataset.documents, limit)))
     return ModelGeometry(
         Path(model).resolve().name if Path(model).exists() else model,

@@ -25,7 +25,7 @@ from lodesmith.recipes._beside import Beside
 if TYPE_CHECKING:
     from lodesmith.training.stage import Batches
 
-__all__ = ["Interacting", "Interactions", "interactions_of"]
+__all__ = ["Interacting", "Interactions", "check_interacts", "interactions_of"]
 
 _FILES = ("columns", "mass", "offsets", "lengths")
 
@@ -56,7 +56,12 @@ class Interactions:
         Raises:
             IntegrityError: a file is missing or differs.
         """
-        verify_files(folder, read_object(folder / "manifest.json").get("files"))
+        files = read_object(folder / "manifest.json").get("files")
+        verify_files(folder, files)
+        if set(files or ()) != {f"{name}.npy" for name in _FILES}:
+            raise IntegrityError(
+                f"{folder}: the manifest does not list its files", "delete the folder: it is made again"
+            )
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES))
 
     def save(self, folder: Path, **info: Any) -> None:
@@ -103,22 +108,31 @@ def interactions_of(
     Raises:
         InputError: the teacher gives one vector a text.
     """
-    if teacher.metric != "maxsim":
-        raise InputError(
-            "the teacher gives one vector a text, and has no token interactions",
-            "choose a late-interaction model; or mimic its scores: objective mimic with similarity: maxsim",
-        )
+    check_interacts(teacher)
     keys = [(text_key(query), text_key(document)) for query, document in pairs]
     name = fingerprint({"teacher": teacher.fingerprint, "softness": softness, "top": top, "pairs": keys, "v": 1})
     folder = cache / "interactions" / name[:32]
     try:
         if (folder / "manifest.json").is_file():
             return Interactions.load(folder)
-    except IntegrityError:
-        pass  # it is made again
+    except (IntegrityError, InputError):
+        pass  # it is damaged, and made again
     made = _made(teacher, pairs, softness, top)
     made.save(folder, teacher=teacher.fingerprint, softness=softness, top=top, pairs=len(pairs))
     return Interactions.load(folder)
+
+
+def check_interacts(teacher: Encoder) -> None:
+    """Refuse a teacher whose tokens have no vectors.
+
+    Raises:
+        InputError: it gives one vector a text.
+    """
+    if teacher.metric != "maxsim":
+        raise InputError(
+            "the teacher gives one vector a text, and has no token interactions",
+            "choose a late-interaction model; or mimic its scores: objective mimic with similarity: maxsim",
+        )
 
 
 def _made(teacher: Encoder, pairs: Sequence[tuple[str, str]], softness: float, top: int) -> Interactions:
@@ -126,6 +140,11 @@ def _made(teacher: Encoder, pairs: Sequence[tuple[str, str]], softness: float, t
     columns, mass, counts, lengths = [], [], [], []
     for number, (query, document) in enumerate(pairs):
         asked, found = queries[query], documents[document]
+        if len(found) > int(Interactions.NONE):
+            raise InputError(
+                f"a document has {len(found):,} tokens, above the {int(Interactions.NONE):,} that can be told apart",
+                "set encoder.document_length",
+            )
         own = _attended(asked, found, softness, top)
         columns.append(own[0])
         mass.append(own[1])

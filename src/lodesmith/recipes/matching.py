@@ -9,7 +9,9 @@ import numpy as np
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import write_text
-from lodesmith.core.records import Dataset, PageImage
+from lodesmith.core.progress import track
+from lodesmith.core.records import Dataset
+from lodesmith.recipes._document_vectors import page_image
 from lodesmith.recipes.systems import Resolver
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def explain(model: str, folder: Path, query: str, out: Path, *, k: int = 3) -> d
 
 def matches(model: str, dataset: Dataset, query: str, *, k: int = 3) -> list[Matched]:
     """The k best documents of a query with their token similarities; arguments and errors as of `explain`."""
+    from lodesmith.encoders._page_image import opened
     from lodesmith.reports.heat import Matched
     from lodesmith.retrieval.dense import Dense
 
@@ -55,21 +58,18 @@ def matches(model: str, dataset: Dataset, query: str, *, k: int = 3) -> list[Mat
     tokens, vectors = encoder.labels(asked, "query"), encoder.encode([asked], "query").values
     judged = next((own[query] for own in dataset.judgements.values() if query in own), None) if known else None
     found = []
-    for key, score in retriever.search({"q": asked}, k)["q"]:
+    for key, score in track(retriever.search({"q": asked}, k)["q"], "explain", unit="documents"):
         document, more = dataset.documents[key], {}
         if getattr(encoder, "reads", "text") == "images":
-            page = PageImage((dataset.folder or Path()) / document.image)
-            place = encoder.layout(page)
-            own = encoder.encode([page]).values[place.tokens]
-            more = {"page": page.path, "boxes": place.boxes}
+            content: str = page_image(document, dataset.folder)
+            place = encoder.layout(content)
+            more = {"page": opened(content), "places": place.tokens, "boxes": place.boxes}
         else:
-            own, words = encoder.encode([document.content]).values, encoder.labels(document.content, "document")
-            if words is None or tokens is None:
-                raise InputError(
-                    f"{model} pools its tokens: none has a vector of its own", "choose one without pooling"
-                )
-            more = {"words": words}
+            content = document.content
+        own, words = encoder.encode([content]).values, encoder.labels(content, "document")
+        if words is None or tokens is None:
+            raise InputError(f"{model} pools its tokens: none has a vector of its own", "choose one without pooling")
         relevant = None if judged is None else judged.get(key, 0) > 0
         similarities = np.asarray(vectors @ own.T, np.float32)
-        found.append(Matched(key, score, relevant, tokens, similarities, **more))
+        found.append(Matched(key, score, relevant, tokens, similarities, words, **more))
     return found

@@ -145,7 +145,7 @@ def _share(query: str, seed: int) -> float:
 
 
 def document_rows(dataset: Dataset) -> dict[str, int]:
-    """Row of each document by id; documents of equal text, and of the same page image, have the first one's."""
+    """Row of each document by id; documents of equal text have the first one's, pages of the same image file too."""
     first: dict[str, int] = {}
     return {key: first.setdefault(_same(d), row) for row, (key, d) in enumerate(dataset.documents.items())}
 

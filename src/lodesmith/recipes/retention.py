@@ -270,6 +270,8 @@ def _speed(two: Two, dataset: Dataset, seed: int) -> Speed | None:
     student, teacher = _encoders(two)
     if student is None or teacher is None or not len(dataset.documents):
         return None
+    if "images" in {getattr(encoder, "reads", "text") for encoder in (student, teacher)}:
+        return None  # of texts alone
     drawn = np.random.default_rng(seed).permutation(len(dataset.documents))[:4096]
     ids = list(dataset.documents)
     return speed(student, teacher, [dataset.documents[ids[at]].content for at in drawn])

@@ -94,7 +94,13 @@ def _traced(
     if not isinstance(recipe, Recipe) or recipe.traces is None:
         return {}
     plan, split = recipe.traces, recipe.evaluation.split
-    found = {mode: control(system, dataset, mode, use_of(recipe), split) for mode in MODES}
+    try:
+        found = {mode: control(system, dataset, mode, use_of(recipe), split) for mode in MODES}
+    except InputError:
+        if plan.mode != "none":
+            raise
+        lacking.append("There are no traces, so the model has no controls.")  # it learned without
+        return {}
     missing, total = found["use"][1], len(dataset.split(split))
     if missing:
         lacking.append(f"{missing:,} of {total:,} queries have no trace and are asked as they are.")

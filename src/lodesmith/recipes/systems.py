@@ -50,6 +50,7 @@ class System:
         cost: `encode_docs_per_s`, `index_bytes`, `parameters`, where they apply.
         timed: whether asking it single queries says something about latency.
         vectors: the documents', where it has them.
+        reads: whether what it finds depends on a query's text: a recorded run knows its id alone.
     """
 
     name: str
@@ -58,6 +59,7 @@ class System:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     timed: bool = True
     vectors: Vectors | None = None
+    reads: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Resolver:
 
             return System(spelling, Chance(tuple(self.dataset.documents)), {"index_bytes": 0, "parameters": 0})
         if path.is_file():
-            return System(path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False)
+            return System(
+                path.stem, _Recorded(Run.load(path)), {}, {"run": sha256_file(path)}, timed=False, reads=False
+            )
         if routed := hybrid_of(spelling):
             return hybrid_system(self, *routed)
         return _stored(path) if _is_index(path) else self._encoded(spelling)
@@ -167,7 +171,7 @@ class Resolver:
         }
         name = "rerank:" + ("" if count == DEPTH else f"{count}:") + encoder.name
         prints = dict(candidates.fingerprints) | {f"{name}@{count}": encoder.fingerprint}
-        return System(f"{candidates.name}+{name}", retriever, cost, prints, timed=candidates.timed)
+        return System(f"{candidates.name}+{name}", retriever, cost, prints, candidates.timed, None, candidates.reads)
 
     def _dense(self, spelling: str) -> System:
         encoder = load_encoder(spelling, self.passages)
@@ -230,7 +234,8 @@ def fused(parts: list[System], name: str) -> System:
         "encode_docs_per_s": None if not all(rates) else 1 / sum(1 / rate for rate in rates if rate),
     }
     prints = {f"{part.name}.{key}": value for part in parts for key, value in part.fingerprints.items()}
-    return System(name, retriever, cost, prints, timed=all(part.timed for part in parts))
+    timed, reads = (all(getattr(part, name) for part in parts) for name in ("timed", "reads"))
+    return System(name, retriever, cost, prints, timed, None, reads)
 
 
 def _total(values: list[float | None]) -> float | None:

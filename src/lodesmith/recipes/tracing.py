@@ -47,6 +47,8 @@ class TraceUse:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"the seed of traces is {self.seed}", "give 0 or more")
         ReasoningAugmentedRetriever(_Nothing(), {}, how=self.how, weight=self.weight, words=self.words)
 
     @classmethod
@@ -69,6 +71,8 @@ class TraceUse:
                 given[key] = known[key](value)
             except ValueError:
                 raise ConfigError(f"{spelling!r}: {value!r} is no {key}", "write a number") from None
+        if how == "append" and "weight" in given:
+            raise ConfigError(f"{spelling!r}: appended traces have no weight", "leave it out, or write fuse")
         return cls(how, **given)  # type: ignore[arg-type]  # checked as it is made
 
 
@@ -115,6 +119,8 @@ def told(pair: Pair, first: str) -> str:
 
 def control(system: System, dataset: Dataset, mode: Mode, use: TraceUse, split: str = "test") -> tuple[System, int]:
     """A system whose queries get traces, called `SYSTEM, MODE`, and how many of a split's queries lack one."""
+    if not system.reads:
+        raise InputError(f"{system.name} is a recorded run, and reads no trace", "give the system that made it")
     traces = traces_of(dataset, mode, use.seed, split=split, name=use.column, words=use.words)
     retriever = ReasoningAugmentedRetriever(system.retriever, traces.texts, how=use.how, weight=use.weight)
     name = f"{system.name}, {mode}"

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from lodesmith.reports.markup import Markup, foreign, join, tag, text
 from lodesmith.reports.text import value
 
-__all__ = ["Matched", "overlay", "render"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-_WIDTH = 360
-"""Pixels of a page's picture."""
+__all__ = ["Matched", "overlay", "render", "shrunk"]
+
+_WIDTH, _HEIGHT = 360, 1080
+"""Pixels of a page's picture, at most."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ class Matched:
         score: MaxSim.
         relevant: whether it is judged so; None where nothing is known of the query.
         tokens: of the query, as they are spelled.
-        similarities: float32 [tokens, m], to the document's tokens, or to a page's patches.
-        words: of a text, its m tokens; of a page none.
-        page: of a page, its image.
-        boxes: of a page, float64 [m, 4], see `encoders._page_layout.Layout`.
+        similarities: float32 [tokens, m], to the document's tokens.
+        words: these m tokens, as they are spelled.
+        page: of a page, its image, as pillow has it.
+        places: of a page, int64 [p], which of `words` are its patches.
+        boxes: float64 [p, 4] of the patches, see `encoders._page_layout.Layout`.
     """
 
     document: str
@@ -42,25 +46,30 @@ class Matched:
     relevant: bool | None
     tokens: Sequence[str]
     similarities: NDArray[np.float32]
-    words: Sequence[str] = ()
-    page: Path | None = None
+    words: Sequence[str]
+    page: Image | None = None
+    places: NDArray[np.int64] | None = None
     boxes: NDArray[np.float64] | None = None
 
 
-def overlay(page: Path, boxes: NDArray[np.float64], values: NDArray[np.floating], width: int = _WIDTH) -> bytes:
+def shrunk(page: Image) -> Image:
+    """A page as large as its picture is to be."""
+    share = min(_WIDTH / page.width, _HEIGHT / page.height)
+    return page.convert("RGB").resize((max(1, round(page.width * share)), max(1, round(page.height * share))))
+
+
+def overlay(page: Image, boxes: NDArray[np.float64], values: NDArray[np.floating]) -> bytes:
     """A page under a red that is the stronger the higher a patch's value is among the page's: PNG.
 
     Args:
-        page: an image file.
+        page: the image.
         boxes: float64 [p, 4], of the patches; those that overlap are averaged.
         values: [p].
-        width: in pixels.
     """
     from PIL import Image
 
-    with Image.open(page) as found:
-        height = max(1, round(width * found.height / found.width))
-        under = np.asarray(found.convert("RGB").resize((width, height)), np.float64)
+    under = np.asarray(page.convert("RGB"), np.float64)
+    height, width = under.shape[:2]
     sums, counts = np.zeros((height, width)), np.zeros((height, width))
     for (left, top, right, bottom), number in zip(boxes, values, strict=True):
         place = slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width))
@@ -109,9 +118,10 @@ def _pictures(match: Matched) -> Markup:
     """The page once for each token of the query."""
     assert match.page is not None
     assert match.boxes is not None
-    figures = []
-    for token, row in zip(match.tokens, match.similarities, strict=True):
-        encoded = base64.b64encode(overlay(match.page, match.boxes, row)).decode()
+    assert match.places is not None
+    figures, page = [], shrunk(match.page)
+    for token, row in zip(match.tokens, match.similarities[:, match.places], strict=True):
+        encoded = base64.b64encode(overlay(page, match.boxes, row)).decode()
         picture = tag("img", src=f"data:image/png;base64,{encoded}", alt=f"where {token} matches", loading="lazy")
         caption = tag("figcaption", foreign(token), f": at most {value(float(row.max(initial=-1)))}")
         figures.append(tag("figure", Markup(str(picture).removesuffix("</img>")), caption))
@@ -124,7 +134,7 @@ def _words(match: Matched) -> Markup:
     low, high = float(strength.min(initial=np.inf)), float(strength.max(initial=-np.inf))
     spans = []
     for place, (word, number) in enumerate(zip(match.words, strength.tolist(), strict=True)):
-        asked = match.tokens[int(match.similarities[:, place].argmax())]
+        asked = match.tokens[int(match.similarities[:, place].argmax())] if len(match.tokens) else ""
         share = (number - low) / max(high - low, 1e-9)
         style = f"background: rgb(220 30 30 / {0.75 * share**2:.2f})"
         spans.append(tag("span", word.removeprefix("##"), style=style, title=f"{asked}: {value(number)}"))
@@ -138,7 +148,7 @@ def _best(match: Matched) -> Markup:
     rows = []
     for token, own in zip(match.tokens, match.similarities, strict=True):
         place = int(own.argmax())
-        where = match.words[place] if match.words else f"patch {place}"
+        where = match.words[place]
         rows.append(
             tag("tr", tag("td", foreign(token)), tag("td", foreign(where)), tag("td", value(float(own[place]))))
         )

@@ -27,7 +27,7 @@ class ReasoningAugmentedRetriever:
             list (`fuse.standardised`), are added.
         weight: of the trace's scores, within [0, 1]; with `fuse`.
         words: a trace is cut after so many; None for no limit.
-        depth: with `fuse`, the candidates that are taken of each.
+        depth: with `fuse`, the candidates that are taken of each; a query has at most as many results as their union.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -66,9 +66,8 @@ class ReasoningAugmentedRetriever:
         if self.how == "append":
             texts = {key: f"{text} {traces[key]}" if key in traces else text for key, text in queries.items()}
             return self.retriever.search(texts, k)
-        depth = max(k, self.depth)
-        plain = self.retriever.search(queries, depth)
+        plain = self.retriever.search(queries, self.depth)  # whatever k is: scores are standardised over the list
         if not traces:
             return plain.top(k)
         own = dict.fromkeys(queries, 1.0) | dict.fromkeys(traces, 1 - self.weight)
-        return standardised([plain, self.retriever.search(traces, depth)], [own, self.weight]).top(k)
+        return standardised([plain, self.retriever.search(traces, self.depth)], [own, self.weight]).top(k)

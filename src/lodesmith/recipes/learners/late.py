@@ -77,9 +77,18 @@ class LateTexts(Texts):
 
     @cached_property
     def _teacher(self) -> Encoder:
+        from lodesmith.recipes.interactions import check_interacts
         from lodesmith.recipes.systems import load_encoder
 
-        return load_encoder(self.recipe.teachers[0])
+        found = load_encoder(self.recipe.teachers[0])
+        check_interacts(found)
+        return found
+
+    def forecast(self) -> dict[str, Any]:
+        """As of any texts; a teacher that has no interactions is refused here too."""
+        if self._interacts:
+            _ = self._teacher
+        return super().forecast()
 
     def _with_targets(self, stage: StagePlan, batches: Batches) -> Batches:
         """The batches, with the teacher's vectors or interactions where the stage's objective wants them."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lodesmith.core.errors import ConfigError
+from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Metric
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pages"]
 
+_BLOCK = 64
+"""Pages that are encoded at once."""
 _TIMED = 4
 """Pages of which a step is timed for a forecast."""
 
@@ -138,8 +141,13 @@ class Pages:
 
     def documents(self) -> Vectors:
         """Every page with the weights as they are, in float16."""
-        found = self.encoder.encode(self._items, "document", tuple(self.dataset.documents))
-        return Vectors(found.values.astype(np.float16), found.offsets, found.ids)
+        ids, parts = tuple(self.dataset.documents), []
+        for start in range(0, len(ids), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            found = self.encoder.encode(self._items[block], "document", ids[block])
+            parts.append(Vectors(found.values.astype(np.float16), found.offsets, found.ids))
+            tell("encode", min(start + _BLOCK, len(ids)), len(ids), "pages")
+        return Vectors.joined(parts)
 
     def queries(self, texts: Mapping[str, str]) -> Vectors:
         """Queries with the weights as they are."""

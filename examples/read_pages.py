@@ -45,7 +45,7 @@ def write_pages(folder: Path, count: int, others: int, seed: int = 0) -> Path:
         chosen = draw.sample(words, LINES)
         page = Image.new("RGB", (SIDE, SIDE), "white")
         for line, word in enumerate(chosen):
-            place = (draw.randint(1, 8), line * SIDE // LINES + draw.randint(-1, 3))
+            place = (draw.randint(2, 4), line * SIDE // LINES + draw.randint(0, 1))
             ImageDraw.Draw(page).text(place, word, fill="black", font=font)
         page.save(folder / f"images/{number}.png")
         documents.append(Document(f"p{number}", "", " ".join(chosen), f"images/{number}.png"))
@@ -123,7 +123,7 @@ def main() -> None:
         "stages.0.batch_size": 64,
         "stages.0.chunk": None,
         "stages.0.epochs": given.epochs,
-        "stages.0.optim.lr": 4e-4,
+        "stages.0.optim.lr": 5e-4,
     }
     for event in lode.train("pages", out=given.out / "run", **settings):
         if isinstance(event, Step) and event.step % 20 == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def in_float32() -> Iterator[None]:
     """`auto` is float32 on every machine: tests compare vectors with those of training. Of bfloat16 a test says so."""
-    monkeypatch.setattr("lodesmith.encoders._precision.multiplies_bfloat16", lambda device: False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lodesmith.encoders._precision.multiplies_bfloat16", lambda device: False)
+        yield

@@ -51,7 +51,7 @@ class Column:
             InputError: there is none of this name, or a line is broken, with file and line.
         """
         path = Path(dataset) / FOLDER / f"{name}.jsonl"
-        if not name.strip() or Path(name).name != name or name.startswith("."):
+        if not name.strip() or Path(name).name != name:
             raise InputError(f"{name!r} cannot name a column", "give its name alone, such as traces")
         if not path.is_file():
             have = ", ".join(names(dataset)) or "none"

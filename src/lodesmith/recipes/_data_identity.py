@@ -75,8 +75,9 @@ def check_data(begun: Mapping[str, Any], now: Mapping[str, Any], out: object) ->
     """
     changed = [] if begun.get("dataset") == now["dataset"] else ["the dataset"]
     for part, said in _SAID.items():
-        was = begun.get(part, now[part])
-        changed += [said.format(name) for name in {**was, **now[part]} if was.get(name) != now[part].get(name)]
+        own = now.get(part, {})
+        was = begun.get(part, own)
+        changed += [said.format(name) for name in {**was, **own} if was.get(name) != own.get(name)]
     if changed:
         has = "has" if len(changed) == 1 else "have"
         raise ResumeError(f"{out}: {', '.join(changed)} {has} changed since", "start a new run in another folder")

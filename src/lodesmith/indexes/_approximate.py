@@ -52,7 +52,7 @@ class Approximate:
         metric: one of the kind's `metrics`; the first where None.
         small: up to so many rows search is exact; None for `SMALL`.
         refine: so many times k rows are named and scored exactly; None for the kind's own number.
-        target: recall against exact search that the effort is raised for.
+        target: recall against exact search that the effort is raised for; None for the kind's own.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -64,6 +64,8 @@ class Approximate:
     efforts: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
     named: ClassVar[int] = 4
     """How many times k rows are named unless the caller says otherwise."""
+    aimed: ClassVar[float] = 0.99
+    """The recall that is aimed at unless the caller says otherwise."""
     threads: ClassVar[int | None] = None
     """Threads that build it; None for all. One where the order of insertion decides the result."""
 
@@ -73,9 +75,9 @@ class Approximate:
         *,
         small: int | None = None,
         refine: int | None = None,
-        target: float = 0.99,
+        target: float | None = None,
     ) -> None:
-        metric = metric or self.metrics[0]
+        metric, target = metric or self.metrics[0], self.aimed if target is None else target
         small, refine = SMALL if small is None else small, self.named if refine is None else refine
         if small < 0 or refine < 1 or not 0 < target <= 1:
             raise ConfigError(f"small {small}, refine {refine} or target {target} is out of range")

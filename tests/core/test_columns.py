@@ -148,3 +148,23 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
         Column.load(tmp_path, "negativs")
     with pytest.raises(InputError, match="no such dataset"):
         ColumnWriter(tmp_path / "nowhere", "x", "query", {})
+
+
+def test_an_empty_column_takes_the_place_of_none(tmp_path: Path) -> None:
+    write(tmp_path, ["a"])
+    kept = (tmp_path / "columns/negatives.jsonl").read_bytes()
+    with ColumnWriter(tmp_path, "negatives", "query", {"system": "other"}) as column:
+        column.add("a", [], {"empty": 1})
+        with pytest.raises(InputError, match="is kept"):
+            column.finish()
+    assert (tmp_path / "columns/negatives.jsonl").read_bytes() == kept
+    with ColumnWriter(tmp_path, "new", "query", {"system": "other"}) as column:
+        column.add("a", [], {"empty": 1})
+        assert column.finish()["counts"]["rows"] == 0
+
+
+def test_a_name_is_no_path(tmp_path: Path) -> None:
+    write(tmp_path, ["a"])
+    for name in ("../negatives", "/etc/passwd", "", "a/b"):
+        with pytest.raises(InputError, match="cannot name a column"):
+            Column.load(tmp_path, name)

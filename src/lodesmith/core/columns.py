@@ -183,12 +183,21 @@ class ColumnWriter:
 
         Args:
             report: more to say in the meta file, such as seconds.
+
+        Raises:
+            InputError: it would have no row and take the place of one that has some.
         """
         meta = self.path.with_name(f"{self.name}.meta.json")
         if self.finished:
             found: dict[str, Any] = read_json(meta)
             return found
         self.sync()
+        if self.path.is_file() and self.path.stat().st_size and not any(entry["rows"] for entry in self._entries()):
+            raise InputError(
+                "nothing was made, and a column of something else is there: it is kept",
+                "give another name, or delete it",
+                path=self.path,
+            )
         rows = 0
         with suppress(FileNotFoundError):
             meta.unlink()  # a crash between the two files then leaves a column without a maker, never a wrong one

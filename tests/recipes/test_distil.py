@@ -16,7 +16,7 @@ from small_runs import equal
 import lodesmith as lode
 import tiny_models
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
-from lodesmith.core.events import Checkpoint, Event, Validation
+from lodesmith.core.events import Checkpoint, Event, Step, Validation
 from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.encoders.transformer import TransformerEncoder
 from lodesmith.recipes import targets, validating
@@ -116,7 +116,10 @@ def test_both_students_load_anywhere(data: Path, teacher: Path, tmp_path: Path) 
     from sentence_transformers import SentenceTransformer
 
     wide = tiny_models.build(tmp_path / "wide", "mpnet", dense=48)
-    run(tmp_path / "run", **settings(data, teacher, teacher=f"{teacher},{wide}"))
+    events = run(tmp_path / "run", **settings(data, teacher, teacher=f"{teacher},{wide}"))
+    steps = {event.stage: event.lr for event in events if isinstance(event, Step)}
+    for stage, times in (("align", 20), ("retrieve", 10)):  # a new projection has farther to go than its base
+        assert steps[stage]["*.projection.*"] == pytest.approx(times * steps[stage]["default"])
     projected, native = (SentenceTransformer(str(tmp_path / "run" / name)) for name in ("model", "model_student"))
     texts = ["the cat eats apples", "music"]
     assert projected.encode(texts).shape == (2, 32 + 48)

@@ -13,6 +13,7 @@ from lodesmith.cli.index import PASSAGES
 from lodesmith.core.errors import InputError
 
 if TYPE_CHECKING:
+    from lodesmith.recipes.benchmarking import Benchmark
     from lodesmith.recipes.compressing import Compressed
     from lodesmith.recipes.retention import Retention
     from lodesmith.recipes.tracing import Controls
@@ -64,8 +65,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     Example: lode evaluate minilm scifact --out minilm.json
     """
     from lodesmith.recipes.benchmarking import evaluate_datasets
-    from lodesmith.reports.paper_tables import averages, paper_table, paper_text
-    from lodesmith.reports.tables import MEASURES, evaluation_text
 
     _distinct(out, run, markdown, latex, report)
     _writable(markdown, latex, report)
@@ -105,6 +104,16 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
         return
     with progress():
         found = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
+    _show_evaluations(as_json, found, extra, markdown, latex)
+
+
+def _show_evaluations(
+    as_json: bool, found: Benchmark, extra: list[str], markdown: Path | None, latex: Path | None
+) -> None:
+    """A system's measures on each dataset, on the screen and where asked; of several with their average."""
+    from lodesmith.reports.paper_tables import averages, paper_table, paper_text
+    from lodesmith.reports.tables import MEASURES, evaluation_text
+
     if found.kept:
         say(f"finished before, not measured again: {', '.join(found.kept)}")
     results = list(found.evaluations)

@@ -61,7 +61,7 @@ def attention(
     found = shares.gather(1, chosen)
     wanted = mass.to(found.dtype).masked_fill(~known, 0.0)
     taken = torch.zeros_like(shares, dtype=torch.bool).scatter(1, chosen, known)
-    left = shares.masked_fill(taken | (places >= lengths[:, None]), none).logsumexp(1)
+    left = shares.masked_fill(taken, none).logsumexp(1)
     rest = (1 - wanted.sum(1)).clamp(min=0).masked_fill(lengths <= known.sum(1), 0.0)
     apart = _relative(wanted, found).sum(1) + _relative(rest, left)
     return apart.mean() * scale**2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lodesmith.core.errors import InputError
-from lodesmith.losses.attention import attention, common_grid, regrid
+from lodesmith.losses.attention import attention, common_grid, pooled, regrid
 
 SOFT = 0.1
 
@@ -134,3 +134,32 @@ def test_shares_of_a_coarser_grid() -> None:
         regrid(mass, (4, 6), (3, 3))
     with pytest.raises(InputError, match="24 shares"):
         regrid(mass, (4, 4), (2, 2))
+
+
+def test_similarities_to_cells_have_the_softmax_of_their_tokens_summed() -> None:
+    made = torch.Generator().manual_seed(0)
+    near = torch.rand(5, 9, generator=made, dtype=torch.float64) * 2 - 1
+    cells = torch.tensor([2, -1, 0, 0, 1, 2, -1, 2, 0])
+    for temperature in (0.1, 0.002):  # of the second, exp of what is far from the largest is 0
+        found = pooled(near, cells, 3, temperature)
+        shares = (near[:, cells >= 0] / temperature).softmax(1)
+        expected = torch.stack([shares[:, cells[cells >= 0] == cell].sum(1) for cell in range(3)], 1)
+        torch.testing.assert_close((found / temperature).softmax(1), expected)
+        assert bool(torch.isfinite(found).all())
+    wanted = near.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda own: pooled(own, cells, 3, 0.1), (wanted,))
+    alone = torch.arange(9).roll(3)
+    torch.testing.assert_close(pooled(near, alone, 9), near[:, alone.argsort()])
+
+
+@pytest.mark.parametrize(("cells", "count"), [([0, 0, 2], 3), ([0, 1, 2], 2), ([-1, -1, -1], 1), ([0, 1], 2)])
+def test_tokens_that_do_not_fill_the_cells(cells: list[int], count: int) -> None:
+    with pytest.raises(InputError, match=f"do not fill {count} cells"):
+        pooled(torch.zeros(2, 3), torch.tensor(cells), count)
+
+
+def test_a_column_that_is_none_takes_nothing_from_the_first_token() -> None:
+    near = torch.tensor([[0.1, 0.0, -0.1]])
+    lengths, half = torch.tensor([3]), torch.tensor([[0.5, 0.0]])
+    found = attention(near, lengths, torch.tensor([[0, -1]]), half, SOFT, 1.0)
+    torch.testing.assert_close(found, attention(near, lengths, torch.tensor([[0]]), half[:, :1], SOFT, 1.0))

@@ -138,7 +138,7 @@ def test_a_forecast_and_what_is_refused(dataset: Path, base: Path, tmp_path: Pat
     assert told["validation_seconds"] > 0
     for more, said in (
         ({"stages.0.pairs": "text"}, "is of texts"),
-        ({"teacher": "minilm"}, "mimic nobody"),
+        ({"teacher": "minilm"}, "no stage mimics it"),
         ({"stages.0.objective.use": "contrast"}, "one vector a text"),
         ({"encoder.freeze_base": True, "encoder.lora": {"rank": 2}}, "the base is frozen"),
     ):

@@ -26,10 +26,12 @@ class Layout:
     Args:
         tokens: int64 [p], which of the page's vectors belong to a patch.
         boxes: float64 [p, 4]: left, top, right, bottom of each, as shares of the page's width and height.
+        total: of the page's vectors.
     """
 
     tokens: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    total: int
 
 
 def layout(processor: Any, features: dict[str, torch.Tensor]) -> Layout:
@@ -47,7 +49,7 @@ def layout(processor: Any, features: dict[str, torch.Tensor]) -> Layout:
     if "image_grid_thw" in features:
         _, rows, columns = features["image_grid_thw"][0].tolist()
         merge = int(processor.image_processor.merge_size)
-        return Layout(at, _grid(rows // merge, columns // merge, len(at)))
+        return Layout(at, _grid(rows // merge, columns // merge, len(at)), len(ids))
     labels = processor.tokenizer.convert_ids_to_tokens(ids)
     runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
     tiles = [_TILE.fullmatch(labels[run[0] - 1]) for run in runs if len(run)]
@@ -58,7 +60,7 @@ def layout(processor: Any, features: dict[str, torch.Tensor]) -> Layout:
         else _within(_square(len(run)), (int(found[1]), int(found[2])), (down, across))
         for run, found in zip(runs, tiles, strict=True)
     ]  # fmt: skip
-    return Layout(at, np.concatenate(boxes) if boxes else np.zeros((0, 4)))
+    return Layout(at, np.concatenate(boxes) if boxes else np.zeros((0, 4)), len(ids))
 
 
 def _square(count: int) -> NDArray[np.float64]:

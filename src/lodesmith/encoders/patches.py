@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,6 +23,7 @@ from lodesmith.encoders._loading import find_model, quiet
 from lodesmith.encoders._page_image import opened
 from lodesmith.encoders._page_layout import Layout, layout
 from lodesmith.encoders._page_models import PageModel, load_pages
+from lodesmith.encoders._query_words import query_words
 from lodesmith.encoders._reading import named
 
 if TYPE_CHECKING:
@@ -189,6 +191,12 @@ class PageEncoder(nn.Module):
             self._known = (versions, fingerprint(own | self.pages.settings))
         return self._known[1]
 
+    @property
+    def reading(self) -> str:
+        """SHA-256 over every setting but the weights: what an item's tokens are, and where on a page, depends on it
+        alone."""
+        return fingerprint(self.pages.settings)
+
     def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
         """Encode queries, or page images.
 
@@ -217,6 +225,15 @@ class PageEncoder(nn.Module):
         """The tokens of an item, as the tokenizer spells them; each has a vector."""
         features = self.pages.features(text if side == "query" else opened(text))
         return list(self.pages.processor.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist()))
+
+    def words(self, query: str) -> list[str]:
+        """Of each token of a query what it spells of it, comparable between tokenizers; "" for those of the prompt and
+        special ones."""
+        return query_words(self.pages.processor.tokenizer, self.labels(query, "query"), self._prompt)
+
+    @cached_property
+    def _prompt(self) -> list[str]:
+        return self.labels("", "query")
 
     def layout(self, page: PageImage) -> Layout:
         """Where on a page its patches are."""

@@ -8,7 +8,7 @@ import torch
 
 from lodesmith.core.errors import InputError
 
-__all__ = ["attention", "common_grid", "regrid"]
+__all__ = ["attention", "common_grid", "pooled", "regrid"]
 
 
 def attention(
@@ -60,7 +60,7 @@ def attention(
     known, chosen = columns >= 0, columns.clamp(min=0)
     found = shares.gather(1, chosen)
     wanted = mass.to(found.dtype).masked_fill(~known, 0.0)
-    taken = torch.zeros_like(shares, dtype=torch.bool).scatter(1, chosen, known)
+    taken = torch.zeros_like(shares, dtype=torch.int64).scatter_add(1, chosen, known.long()) > 0  # −1 is at 0 too
     left = shares.masked_fill(taken, none).logsumexp(1)
     rest = (1 - wanted.sum(1)).clamp(min=0).masked_fill(lengths <= known.sum(1), 0.0)
     apart = _relative(wanted, found).sum(1) + _relative(rest, left)
@@ -90,6 +90,36 @@ def common_grid(teacher: tuple[int, ...], student: tuple[int, ...]) -> tuple[int
             "choose models, or image sizes, whose numbers of patches have a common divisor along each side",
         )
     return found
+
+
+def pooled(similarities: torch.Tensor, cells: torch.Tensor, count: int, temperature: float = 0.1) -> torch.Tensor:
+    """Similarities to cells, whose softmax is the sum of the tokens' in each cell: temperature · logsumexp(similarities
+    / temperature) over the tokens of a cell.
+
+    Args:
+        similarities: [r, m] of r query tokens with the tokens of a document.
+        cells: int64 [m], in which cell each of these is; −1 for none, which does not count.
+        count: of the cells.
+        temperature: of the softmax, above 0.
+
+    Returns:
+        [r, count], differentiable in the similarities.
+
+    Raises:
+        InputError: a cell has no token, or is none of these.
+    """
+    kept = cells[cells >= 0]
+    sizes = torch.bincount(kept, minlength=count)
+    if len(cells) != similarities.shape[1] or len(sizes) != count or not bool((sizes > 0).all()):
+        raise InputError(f"{len(kept)} of {similarities.shape[1]} tokens do not fill {count} cells")
+    order = cells.argsort(stable=True)[len(cells) - len(kept) :]
+    own = cells[order]
+    within = torch.arange(len(kept), device=cells.device) - (sizes.cumsum(0) - sizes)[own]
+    places = torch.full((count, int(sizes.max())), -1, device=cells.device)
+    places[own, within] = order
+    logits = (similarities / temperature)[:, places.clamp(min=0)]
+    none = torch.finfo(logits.dtype).min / 2
+    return logits.masked_fill(places < 0, none).logsumexp(2) * temperature
 
 
 def regrid(mass: torch.Tensor, grid: tuple[int, ...], to: tuple[int, ...]) -> torch.Tensor:

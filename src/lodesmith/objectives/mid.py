@@ -11,6 +11,7 @@ from torch import nn
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.losses.attention import attention as attended
+from lodesmith.losses.attention import pooled
 from lodesmith.objectives._candidates import Scored, wide
 from lodesmith.objectives._regularisers import Ramp, checks
 from lodesmith.objectives._terms import reader
@@ -50,7 +51,11 @@ class Mid(nn.Module):
 
     A batch is that of `Interact`, with `interactions`: `columns` int64 [r, k] and `mass` [r, k] of the r query tokens
     of its n queries, `offsets` int64 [n + 1] into them, and `lengths` int64 [n], the documents' numbers of tokens, all
-    as the teacher has them. In evaluation mode the terms of `Interact` alone are given, and need no teacher.
+    as the teacher has them. Of page images, which the teacher reads in other patches, a document's columns are cells of
+    a grid and `lengths` their numbers; then there are `tokens` int64 [r], the student's query token that a row is of,
+    and `cells`, packed as the student's documents: the cell of each of their tokens, −1 for none. What the student
+    gives to a cell is what it gives to its tokens. In evaluation mode the terms of `Interact` alone are given, and need
+    no teacher.
 
     Args:
         encoder: packed texts → packed token vectors.
@@ -144,13 +149,16 @@ class Mid(nn.Module):
             raise InputError("a batch has no interactions of a teacher", "name a teacher, or leave attention out")
         told = batch["interactions"]
         queries, documents = scored.encoded.queries, scored.encoded.documents
-        _check("query", queries["offsets"].diff(), told["offsets"].diff())
-        _check("document", documents["offsets"].diff(), told["lengths"])
+        if "cells" in told:
+            similarities = _with_cells(queries, documents, told, self.settings.softness)
+        else:
+            _check("query", queries["offsets"].diff(), told["offsets"].diff())
+            _check("document", documents["offsets"].diff(), told["lengths"])
+            similarities = _similarities(queries, documents)
         lengths = told["lengths"].repeat_interleave(told["offsets"].diff())
         loss = attended(
-            _similarities(queries, documents), lengths, told["columns"], told["mass"], self.settings.softness,
-            self.settings.temperature,
-        )  # fmt: skip
+            similarities, lengths, told["columns"], told["mass"], self.settings.softness, self.settings.temperature
+        )
         rows = torch.tensor(len(lengths), device=loss.device)
         return loss * (rows * scored.ranks.world / scored.ranks.sum(rows).clamp(min=1))
 
@@ -175,6 +183,33 @@ def _similarities(queries: Mapping[str, torch.Tensor], documents: Mapping[str, t
     blocks = [
         nn.functional.pad(query @ own.T, (0, longest - len(own))) for query, own in zip(asked, found, strict=True)
     ]
+    return torch.cat(blocks) if blocks else wide(queries["values"])
+
+
+def _with_cells(
+    queries: Mapping[str, torch.Tensor], documents: Mapping[str, torch.Tensor], told: Mapping[str, Any], softness: float
+) -> torch.Tensor:
+    """[r, m] of each told query token with the cells of its own document, zeros behind."""
+    cells, sizes = told["cells"], queries["offsets"].diff()
+    each = told["offsets"].diff()
+    alike = torch.equal(documents["offsets"], cells["offsets"]) and len(each) == len(sizes)
+    if not alike or bool((told["tokens"] >= sizes.repeat_interleave(each)).any()):
+        raise InputError(
+            "a teacher's interactions are of other tokens than the student's", "delete `interactions` in the cache"
+        )
+    parts = zip(
+        torch.split(wide(queries["values"]), sizes.tolist()),  # type: ignore[no-untyped-call]
+        torch.split(wide(documents["values"]), documents["offsets"].diff().tolist()),  # type: ignore[no-untyped-call]
+        torch.split(told["tokens"], each.tolist()),  # type: ignore[no-untyped-call]
+        torch.split(cells["values"], cells["offsets"].diff().tolist()),  # type: ignore[no-untyped-call]
+        told["lengths"].tolist(),
+        strict=True,
+    )
+    widest, blocks = int(told["lengths"].max()) if len(sizes) else 0, []
+    with torch.autocast(queries["values"].device.type, enabled=False):  # a softness enlarges what rounding takes
+        for query, document, rows, own, count in parts:
+            near = pooled(query[rows] @ document.T, own, count, softness)
+            blocks.append(nn.functional.pad(near, (0, widest - count)))
     return torch.cat(blocks) if blocks else wide(queries["values"])
 
 

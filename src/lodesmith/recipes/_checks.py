@@ -131,8 +131,10 @@ def _check_teacher(recipe: Recipe) -> None:
         return
     if len(set(recipe.teachers)) < len(recipe.teachers):
         raise ConfigError(f"teacher: {recipe.teacher} has one name twice", "name each model once")
-    if way(recipe.encoder) == "pages":
-        raise ConfigError("teacher: models of page images mimic nobody here", "leave it out, or train on texts")
+    if way(recipe.encoder) == "pages" and any(taught(stage) == "vectors" for stage in recipe.stages):
+        raise ConfigError(
+            "teacher: models of page images mimic a teacher's interactions alone", "use the objective mid"
+        )
     if way(recipe.encoder) == "vectors":
         raise ConfigError(
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
@@ -143,7 +145,7 @@ def _check_teacher(recipe: Recipe) -> None:
     if len({kind for stage in recipe.stages if (kind := taught(stage))}) > 1:
         raise ConfigError("teacher: its vectors and its interactions are of two kinds of model", "make two trainings")
     if not begins and not any(_mimics(stage) for stage in recipe.stages):
-        raise ConfigError("teacher: no stage mimics it", "leave it out, or use the recipe distil")
+        raise ConfigError("teacher: no stage mimics it", "leave it out, or use the recipe distil or mid")
 
 
 def _mimics(stage: StagePlan) -> bool:

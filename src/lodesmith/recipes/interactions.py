@@ -6,10 +6,10 @@ teacher is not loaded. They are made once for a teacher, a softness and the pair
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interacting", "Interactions", "check_interacts", "interactions_of"]
 
-_FILES = ("columns", "mass", "offsets", "lengths")
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ class Interactions:
     NONE = np.uint16(65_535)
 
     @classmethod
-    def load(cls, folder: Path) -> Interactions:
+    def _files(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
         """Open what `save` wrote, memory-mapped.
 
         Raises:
@@ -58,31 +62,29 @@ class Interactions:
         """
         files = read_object(folder / "manifest.json").get("files")
         verify_files(folder, files)
-        if set(files or ()) != {f"{name}.npy" for name in _FILES}:
+        if set(files or ()) != {f"{name}.npy" for name in cls._files()}:
             raise IntegrityError(
                 f"{folder}: the manifest does not list its files", "delete the folder: it is made again"
             )
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES))
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in cls._files()))
 
     def save(self, folder: Path, **info: Any) -> None:
         """Write the folder, whole or not at all."""
         with atomic_folder(folder) as new:
-            for name in _FILES:
+            for name in self._files():
                 np.save(new / f"{name}.npy", getattr(self, name), allow_pickle=False)
             write_json(new / "manifest.json", {**info, "files": sha256_folder(new)})
 
     @property
     def bytes(self) -> int:
         """On disk."""
-        return int(sum(getattr(self, name).nbytes for name in _FILES))
+        return int(sum(getattr(self, name).nbytes for name in self._files()))
 
-    def take(self, pairs: NDArray[np.int64]) -> dict[str, Any]:
+    def take(self, pairs: Rows) -> dict[str, Any]:
         """Those of some pairs, as `objectives.mid` reads them."""
         import torch
 
-        starts, counts = self.offsets[pairs], np.diff(self.offsets)[pairs]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + np.repeat(starts, counts)
+        rows, offsets = ragged(self.offsets, pairs)
         columns = self.columns[rows].astype(np.int64)
         columns[columns == int(self.NONE)] = -1
         return {
@@ -91,6 +93,32 @@ class Interactions:
             "offsets": torch.from_numpy(offsets),
             "lengths": torch.from_numpy(np.asarray(self.lengths[pairs], np.int64)),
         }
+
+
+Kept = TypeVar("Kept", bound=Interactions)
+
+
+def ragged(bounds: Rows, chosen: Rows) -> tuple[Rows, Rows]:
+    """The rows of some items, one item after another, and the items' offsets among them.
+
+    Args:
+        bounds: int64 [n + 1] of the items' rows.
+        chosen: int64 [c], items.
+    """
+    starts, counts = bounds[chosen], np.diff(bounds)[chosen]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + np.repeat(starts, counts), offsets
+
+
+def kept(kind: type[Kept], folder: Path, make: Callable[[], Kept], **info: Any) -> Kept:
+    """What a folder holds; made and written there, with `info`, where it holds nothing or is damaged."""
+    try:
+        if (folder / "manifest.json").is_file():
+            return kind.load(folder)
+    except (IntegrityError, InputError):
+        pass  # it is damaged, and made again
+    make().save(folder, **info)
+    return kind.load(folder)
 
 
 def interactions_of(
@@ -111,15 +139,9 @@ def interactions_of(
     check_interacts(teacher)
     keys = [(text_key(query), text_key(document)) for query, document in pairs]
     name = fingerprint({"teacher": teacher.fingerprint, "softness": softness, "top": top, "pairs": keys, "v": 1})
+    info = {"teacher": teacher.fingerprint, "softness": softness, "top": top, "pairs": len(pairs)}
     folder = cache / "interactions" / name[:32]
-    try:
-        if (folder / "manifest.json").is_file():
-            return Interactions.load(folder)
-    except (IntegrityError, InputError):
-        pass  # it is damaged, and made again
-    made = _made(teacher, pairs, softness, top)
-    made.save(folder, teacher=teacher.fingerprint, softness=softness, top=top, pairs=len(pairs))
-    return Interactions.load(folder)
+    return kept(Interactions, folder, lambda: _made(teacher, pairs, softness, top), **info)
 
 
 def check_interacts(teacher: Encoder) -> None:
@@ -136,7 +158,8 @@ def check_interacts(teacher: Encoder) -> None:
 
 
 def _made(teacher: Encoder, pairs: Sequence[tuple[str, str]], softness: float, top: int) -> Interactions:
-    queries, documents = (_encoded(teacher, pairs, number, side) for number, side in enumerate(("query", "document")))
+    queries = encoded(teacher, [query for query, _ in pairs], "query")
+    documents = encoded(teacher, [document for _, document in pairs], "document")
     columns, mass, counts, lengths = [], [], [], []
     for number, (query, document) in enumerate(pairs):
         asked, found = queries[query], documents[document]
@@ -145,7 +168,7 @@ def _made(teacher: Encoder, pairs: Sequence[tuple[str, str]], softness: float, t
                 f"a document has {len(found):,} tokens, above the {int(Interactions.NONE):,} that can be told apart",
                 "set encoder.document_length",
             )
-        own = _attended(asked, found, softness, top)
+        own = largest(attended(asked, found, softness), top)
         columns.append(own[0])
         mass.append(own[1])
         counts.append(len(asked))
@@ -180,25 +203,28 @@ class _Tokens(Mapping[str, NDArray[np.floating]]):
         return len(self._at)
 
 
-def _encoded(teacher: Encoder, pairs: Sequence[tuple[str, str]], number: int, side: Any) -> _Tokens:
+def encoded(teacher: Encoder, texts: Sequence[str], side: Side) -> Mapping[str, NDArray[np.floating]]:
+    """Text → the vectors of its tokens, from the cache that evaluations share; each text is encoded once."""
     from lodesmith.encoders.corpus import VectorCache
 
-    own: Side = side
-    texts = list(dict.fromkeys(pair[number] for pair in pairs))
+    texts = list(dict.fromkeys(texts))
     items = ((str(at), text) for at, text in enumerate(texts))
-    return _Tokens(VectorCache(dtype="float16").vectors(teacher, items, own), texts)
+    return _Tokens(VectorCache(dtype="float16").vectors(teacher, items, side), texts)
 
 
-def _attended(
-    query: NDArray[np.floating], document: NDArray[np.floating], softness: float, top: int
-) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
-    """The largest shares of each query token and where they are, both [r, top]; of equal ones the first token's."""
+def attended(query: NDArray[np.floating], document: NDArray[np.floating], softness: float) -> NDArray[np.float32]:
+    """The share [r, m] that each query token gives to each token of the document."""
     logits = query.astype(np.float32) @ document.astype(np.float32).T / np.float32(softness)
-    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares: NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
+    return shares
+
+
+def largest(shares: NDArray[np.float32], top: int) -> tuple[NDArray[np.uint16], NDArray[np.float16]]:
+    """The largest shares of each row and where they are, both [r, top]; of equal ones the first."""
     order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
-    columns = np.full((len(query), top), Interactions.NONE, np.uint16)
-    mass = np.zeros((len(query), top), np.float16)
+    columns = np.full((len(shares), top), Interactions.NONE, np.uint16)
+    mass = np.zeros((len(shares), top), np.float16)
     columns[:, : order.shape[1]] = order
     mass[:, : order.shape[1]] = np.take_along_axis(shares, order, 1)
     return columns, mass

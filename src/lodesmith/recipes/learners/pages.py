@@ -6,18 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from lodesmith.core.errors import ConfigError
 from lodesmith.core.progress import tell
-from lodesmith.core.protocols import Metric
-from lodesmith.core.records import Dataset
+from lodesmith.core.protocols import Encoder, Metric
+from lodesmith.core.records import Dataset, PageImage
 from lodesmith.core.registry import find
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes._document_vectors import contents
 from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.learners._taught import taught
 from lodesmith.recipes.pairs import Pairs, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
 from lodesmith.recipes.text_pairs import TextPairs
@@ -63,8 +64,8 @@ class Pages:
         return made
 
     def identity(self) -> dict[str, str]:
-        """The fingerprint of the model as it was before training."""
-        return {"base": self._begun}
+        """The fingerprints of the model as it was before training, and of the teacher."""
+        return {"base": self._begun} | ({"teacher": self._taught_by} if self._interacts else {})
 
     @cached_property
     def _begun(self) -> str:
@@ -75,9 +76,9 @@ class Pages:
         """None.
 
         Raises:
-            ConfigError: always; a recipe with a teacher is refused before.
+            ConfigError: always; a stage that asks for them is refused before.
         """
-        raise ConfigError("pages mimic no teacher", "leave teacher out")
+        raise ConfigError("pages mimic no teacher's vectors", "use the objective mid")
 
     @property
     def held_out(self) -> Targets | None:
@@ -85,8 +86,27 @@ class Pages:
         return None
 
     def ceiling(self) -> Ceiling | None:
-        """None: there is no teacher."""
+        """None: it is no vectors that they mimic."""
         return None
+
+    @property
+    def _interacts(self) -> bool:
+        """Whether a stage mimics a teacher's interactions."""
+        return any(taught(stage) == "interactions" for stage in self.recipe.stages)
+
+    @cached_property
+    def _teacher(self) -> Encoder:
+        """Loaded; forgotten once its interactions are there."""
+        from lodesmith.recipes.page_interactions import check_interacts_on_pages
+        from lodesmith.recipes.systems import load_encoder
+
+        found = load_encoder(self.recipe.teachers[0])
+        check_interacts_on_pages(found)
+        return found
+
+    @cached_property
+    def _taught_by(self) -> str:
+        return self._teacher.fingerprint
 
     @property
     def text_pairs(self) -> TextPairs:
@@ -116,11 +136,12 @@ class Pages:
         return {"encoder": queries, "document_encoder": pages}
 
     def batches(self, stage: StagePlan) -> Batches:
-        """Pairs of numbers of queries and pages, with the mined negatives where the recipe names them."""
+        """Pairs of numbers of queries and pages, with the mined negatives where the recipe names them, and with the
+        teacher's interactions where the objective wants them."""
         from lodesmith.data.batching import PairBatches
 
         queries, pages = (np.arange(count, dtype=np.float32)[:, None] for count in self._counts)
-        return PairBatches(
+        found = PairBatches(
             self.pairs.pairs,
             queries,
             pages,
@@ -130,6 +151,29 @@ class Pages:
             negatives=mined(self.dataset, self.pairs, self.recipe),
             shard=ranks(),
         )
+        return self._with_interactions(stage, found) if taught(stage) == "interactions" else found
+
+    def _with_interactions(self, stage: StagePlan, batches: Batches) -> Batches:
+        """The batches, with the teacher's interactions of their pairs."""
+        from lodesmith.encoders.corpus import default_cache
+        from lodesmith.objectives.mid import read_attention
+        from lodesmith.recipes.interactions import Interacting
+        from lodesmith.recipes.page_interactions import page_interactions
+
+        settings = read_attention(stage.objective.settings.get("attention", 1.0))
+        numbered = np.unique(self.pairs.pairs, axis=0).tolist()
+        queries = list(self.pairs.queries.values())
+        _ = self._taught_by  # before the teacher is forgotten
+        found = page_interactions(
+            cast("PageEncoder", self._teacher),
+            self.encoder,
+            [(queries[query], cast(PageImage, self._items[page])) for query, page in numbered],
+            softness=settings.softness,
+            top=settings.top,
+            cache=default_cache(),
+        )
+        del self._teacher
+        return Interacting(batches, found, {(query, page): at for at, (query, page) in enumerate(numbered)})
 
     @property
     def _counts(self) -> tuple[int, int]:
@@ -158,13 +202,16 @@ class Pages:
         self.encoder.save(folder)
 
     def save_student(self, folder: Path) -> None:
-        """The same: there is no teacher."""
+        """The same: it has no projection to a teacher's vectors."""
         self.save(folder)
 
     def forecast(self) -> dict[str, Any]:
-        """Seconds from some pages through both passes, and from encoding them as validation does."""
+        """Seconds from some pages through both passes, and from encoding them as validation does; a teacher that has no
+        interactions is refused here too."""
         import torch
 
+        if self._interacts:
+            _ = self._teacher
         tower, sample = self._towers[1], min(_TIMED, len(self._items))
         trained = [p for p in tower.parameters() if p.requires_grad]
         numbers = torch.arange(sample, dtype=torch.float32)[:, None]

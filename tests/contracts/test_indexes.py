@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.protocols import Index
+from lodesmith.core.protocols import Index, Metric
 from lodesmith.core.registry import find, names
 from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors
@@ -36,7 +36,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["dot", "cosine", "euclidean", "maxsim"])
+@pytest.fixture(params=get_args(Metric))
 def index(request: pytest.FixtureRequest, name: str) -> Any:
     if request.param not in getattr(find("indexes", name), "metrics", [request.param]):
         pytest.skip("another metric than this index has")

@@ -126,6 +126,8 @@ def test_it_is_trained_in_a_way_of_its_own_and_forecast(dataset: Path, tiny_mode
         ("late", {"stages.0.objective": {"use": "contrast"}}, "contrast by cosine is of one vector"),
         ("late", {"stages.0.objective": {"use": "contrast", "similarity": "maxsim"}}, "contrast by maxsim is of one"),
         ("isotropic", {"encoder.metric": "maxsim"}, "gives one a text"),
+        ("isotropic", {"encoder.metric": "aligned"}, "aligned compares vectors of tokens, and projected gives one"),
+        ("isotropic", {"stages.0.objective.similarity": "aligned"}, "aligned compares vectors of tokens"),
         ("late", {"encoder.precision": "float32"}, "precision"),
         ("isotropic_full", {"stages.0.objective": {"use": "interact"}}, "projected gives one a text"),
         (

@@ -10,7 +10,9 @@ from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors
 
 Side = Literal["query", "document"]
-Metric = Literal["dot", "cosine", "euclidean", "maxsim"]
+Metric = Literal["dot", "cosine", "euclidean", "maxsim", "aligned"]
+SEVERAL: tuple[Metric, ...] = ("maxsim", "aligned")
+"""The metrics of items of several vectors each."""
 Prompt = str | Sequence[Mapping[str, str]]
 """What a generator is asked: a text, or messages of a chat, each with `role` and `content`."""
 

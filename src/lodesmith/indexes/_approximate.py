@@ -43,6 +43,8 @@ _KERNELS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "dot": dot_rows,
     "euclidean": euclidean_rows,
 }
+_ELSEWHERE = {"maxsim": ", or multivector", "aligned": ""}
+"""Which approximate indexes compare by a metric of several vectors."""
 
 
 class Approximate:
@@ -85,7 +87,7 @@ class Approximate:
             kind, known = type(self).__name__.lower(), " or ".join(self.metrics)
             raise ConfigError(
                 f"the index {kind} compares by {known}, and the model's vectors are compared by {metric}",
-                "choose flat, or " + ("multivector" if metric == "maxsim" else "hnsw, ivf or ivfpq"),
+                "choose flat" + _ELSEWHERE.get(metric, ", or hnsw, ivf or ivfpq"),
             )
         self.exact = Flat(metric)
         """The same items, scored one and all."""

@@ -123,7 +123,7 @@ class Segment:
     def _windows(self) -> Iterator[NDArray[np.int64]]:
         """Runs of live items that fit into a window, so that a memory-mapped file is read in order."""
         items = np.flatnonzero(self.alive)
-        room = max(BLOCK, min(8 * BLOCK, _WINDOW_BYTES // (4 * self.vectors.dimension)))
+        room = max(GROUP, min(8 * BLOCK, _WINDOW_BYTES // (4 * self.vectors.dimension)))
         ends = np.cumsum(np.diff(self.vectors.offsets)[items])
         cuts = np.flatnonzero(np.diff(ends // room)) + 1
         yield from (part for part in np.split(items, cuts) if len(part))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError, NotFiniteError
 from lodesmith.core.files import read_json, write_json
 from lodesmith.core.progress import tell
-from lodesmith.core.protocols import Metric
+from lodesmith.core.protocols import SEVERAL, Metric
 from lodesmith.core.run import Run
 from lodesmith.core.vectors import Vectors, VectorWriter
 from lodesmith.indexes._batch import Batch
@@ -25,6 +25,7 @@ from lodesmith.indexes._segment import Block, Segment, portions
 from lodesmith.indexes._threads import in_threads, parts
 from lodesmith.indexes._truth import Truth
 from lodesmith.similarity._machine import full_float32
+from lodesmith.similarity.aligned import flattened, unflattened
 from lodesmith.similarity.maxsim import maxsim_top
 
 __all__ = ["Flat"]
@@ -34,6 +35,8 @@ _QUERIES = 1024
 _BATCH_RESULTS = 1 << 16
 _SAMPLE = 4096
 _MERGE_ROWS = 1 << 16
+_MERGE_COMPONENTS = 1 << 26
+_BATCH_COMPONENTS = 1 << 22
 
 
 class Flat:
@@ -49,10 +52,11 @@ class Flat:
     search makes; a search needs about 60 MB more.
 
     Args:
-        metric: `"dot"`, `"cosine"` (0 for a zero vector), `"euclidean"` (minus the squared distance), or `"maxsim"`,
-            under which queries have several rows too. Nothing is copied then, and `precision` says nothing.
+        metric: `"dot"`, `"cosine"` (0 for a zero vector), `"euclidean"` (minus the squared distance), or one of two
+            under which queries have several rows too: `"aligned"`, where all items and queries have as many, and each
+            is compared as one long vector; `"maxsim"`, where nothing is copied, and `precision` says nothing.
         precision: of the candidates' products: `"int8"`, `"bfloat16"`, `"float32"`, or `"auto"` for the fastest on this
-            CPU. It changes the time, never a result.
+            CPU that takes so many dimensions. It changes the time, never a result.
 
     Raises:
         ConfigError: the metric or precision is unknown or impossible here.
@@ -68,6 +72,9 @@ class Flat:
         self.precision = choose(precision)
         self.dimension: int | None = None
         """d, once something has been added."""
+        self._auto = precision == "auto"
+        self._kernel: Metric = "cosine" if metric == "aligned" else metric
+        self._tokens: int | None = None  # rows of every item, under `aligned`
         self._segments: list[Segment] = []
         self._centre: NDArray[np.float32] | None = None
         self._largest = 0.0
@@ -88,29 +95,47 @@ class Flat:
         """What these vectors will take in memory once they are searched, beside what holds their values."""
         if self.metric == "maxsim":
             return 0
-        return len(vectors.values) * (vectors.dimension * {"int8": 1, "bfloat16": 2, "float32": 4}[self.precision] + 32)
+        rows = len(vectors) if self.metric == "aligned" else len(vectors.values)
+        width = vectors.values.size // max(1, rows)
+        return rows * (width * {"int8": 1, "bfloat16": 2, "float32": 4}[self._precision(width)] + 32)
+
+    def _precision(self, width: int) -> str:
+        """For rows of so many components: not int8 where that is too many, unless it was asked for."""
+        return "float32" if self._auto and self.precision == "int8" and width > MAX_INT8_DIMENSION else self.precision
+
+    def _compared(self, vectors: Vectors) -> Vectors:
+        """What is compared: under `aligned` each item as one vector."""
+        return flattened(vectors, self._tokens) if self.metric == "aligned" else vectors
 
     def add(self, vectors: Vectors) -> None:
         """Add items by id; an id that is there is replaced. The values are kept by reference: do not change them.
 
         Raises:
-            InputError: the dimension is another, a value is NaN or infinite, an id occurs twice, or an item has no row.
+            InputError: the dimension is another, a value is NaN or infinite, an id occurs twice, or an item has no row
+                (under `aligned`: another number of rows).
         """
         largest = self._check(vectors)
         with self._lock:
+            rows = self._compared(vectors)
+            precision = self._precision(rows.dimension)
+            if precision == "int8" and rows.dimension > MAX_INT8_DIMENSION:
+                raise InputError(
+                    f"int8 takes 1 to {MAX_INT8_DIMENSION} dimensions, not {rows.dimension}", "choose precision auto"
+                )
             self.dimension = vectors.dimension
             if not len(vectors):
                 return
+            self.precision, self._tokens = precision, rows.dimension // vectors.dimension
             self._largest = max(self._largest, largest)
-            self.delete(vectors.ids)
-            self._segments.append(Segment(vectors))
+            self.delete(rows.ids)
+            self._segments.append(Segment(rows))
             self._join_small()
 
     def _check(self, vectors: Vectors) -> float:
         """The largest absolute value."""
         _fits(vectors, self.dimension, "the vectors")
-        if vectors.dimension < 1 or (self.precision == "int8" and vectors.dimension > MAX_INT8_DIMENSION):
-            raise InputError(f"int8 takes 1 to {MAX_INT8_DIMENSION} dimensions, not {vectors.dimension}")
+        if vectors.dimension < 1:
+            raise InputError("vectors have at least 1 dimension, not 0")
         if len(set(vectors.ids)) != len(vectors.ids):
             twice = next(name for i, name in enumerate(vectors.ids) if name in vectors.ids[:i])
             raise InputError(f"the id {twice!r} occurs twice among the vectors", "give each item one id")
@@ -122,7 +147,8 @@ class Flat:
         """Join the last segments while they are small and of like size, so that many small adds stay few segments."""
         while len(self._segments) > 1:
             before, last = (len(segment.vectors.values) for segment in self._segments[-2:])
-            if before > 2 * last or before + last > _MERGE_ROWS:
+            width = self._segments[-1].vectors.dimension
+            if before > 2 * last or before + last > min(_MERGE_ROWS, _MERGE_COMPONENTS // width):
                 return
             pair = [s.vectors.take(np.flatnonzero(s.alive)) for s in self._segments[-2:]]
             joined = Vectors.joined(pair)
@@ -151,7 +177,7 @@ class Flat:
             if self.metric == "maxsim":
                 return _interacted(segments, queries, k)
             blocks = self._prepare(segments)
-        own = threading.local()
+        queries, own = self._compared(queries), threading.local()
 
         def work(part: slice) -> tuple[Found, dict[int, str]]:
             if not hasattr(own, "product"):
@@ -159,7 +185,8 @@ class Flat:
             query, item, score, names = self._find(queries.values[part], segments, blocks, k, own.product)
             return (query + part.start, item, score), names
 
-        pieces = parts(len(queries), max(1, min(_QUERIES, _BATCH_RESULTS // k)))
+        most = min(_QUERIES, _BATCH_RESULTS // k, _BATCH_COMPONENTS // queries.dimension)
+        pieces = parts(len(queries), max(1, most))
         found: list[Found] = []
         names: dict[int, str] = {}
         with full_float32():
@@ -180,7 +207,7 @@ class Flat:
         """Queries, items, scores, and the items' ids."""
         assert self._centre is not None
         raw = np.asarray(queries, np.float32)
-        batch = Batch.of(raw, self.metric, self.precision, self._centre, [block for _, block in blocks])
+        batch = Batch.of(raw, self._kernel, self.precision, self._centre, [block for _, block in blocks])
         longest = max(float(block.norm.max()) for _, block in blocks) + batch.centre
         truth = Truth(segments, batch, longest)
         scan = Scan(batch, truth, k, product)
@@ -195,16 +222,18 @@ class Flat:
         if not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k is {k!r}", "ask for at least 1 item")
         _fits(queries, self.dimension, "the queries")
-        if self.metric != "maxsim" and not queries.is_dense:
+        if self.metric not in SEVERAL and not queries.is_dense:
             raise InputError(
-                f"queries of several vectors each are compared by maxsim, and this index compares by {self.metric}",
+                f"queries of several vectors each are compared by {' or '.join(SEVERAL)}, and this index compares by "
+                f"{self.metric}",
                 "build it with a late-interaction model, or ask with one vector each",
             )
+        self._compared(queries)  # which refuses another number of rows
         if len(set(queries.ids)) != len(queries.ids):
             raise InputError("a query id occurs twice", "give each query one id")
         largest = _largest(queries, "query")
         highest = (largest + self._largest) ** 2 if self.metric == "euclidean" else largest * self._largest
-        if self.metric != "cosine" and highest * queries.dimension > float(np.finfo(np.float32).max):
+        if self._kernel != "cosine" and highest * queries.dimension > float(np.finfo(np.float32).max):
             raise InputError(
                 f"scores could leave the range of float32: queries reach {largest:.3g}, items {self._largest:.3g}",
                 "scale the vectors down",
@@ -217,7 +246,7 @@ class Flat:
             self._centre = self._mean(segments)
         blocks: list[tuple[int, Block]] = []
         for number, segment in enumerate(segments):
-            blocks += [(number, block) for block in segment.prepare(self.metric, self.precision, self._centre)]
+            blocks += [(number, block) for block in segment.prepare(self._kernel, self.precision, self._centre)]
         order: list[int] = np.random.default_rng(0).permutation(len(blocks)).tolist()
         return [blocks[i] for i in order]
 
@@ -227,7 +256,7 @@ class Flat:
         total = len(largest.vectors.values)
         sample = largest.gather(np.unique(np.linspace(0, total - 1, min(total, _SAMPLE)).astype(np.int64)))
         exact = sample.astype(np.float64)
-        if self.metric == "cosine":
+        if self._kernel == "cosine":
             lengths = np.linalg.norm(exact, axis=1, keepdims=True)
             exact /= np.where(lengths > 0, lengths, 1.0)
         return np.asarray(exact.mean(axis=0), np.float32)
@@ -238,6 +267,8 @@ class Flat:
             for segment in self._segments:
                 for part in portions(np.flatnonzero(segment.alive), segment.vectors):
                     piece = segment.vectors.take(part)
+                    if self.metric == "aligned":
+                        piece = unflattened(piece, self._tokens or 1)
                     writer.append(piece.ids, piece.values, piece.offsets)
             writer.finish()
         write_json(Path(folder) / "flat.json", {"metric": self.metric, "dimension": self.dimension})
@@ -257,6 +288,7 @@ class Flat:
         vectors = Vectors.load(Path(folder) / "vectors", verify=True)
         with self._lock:
             self._segments, self._centre, self._largest, self.dimension = [], None, 0.0, None
+            self._tokens = None
             self.add(vectors)
             self.dimension = settings["dimension"]
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from lodesmith.core.errors import ConfigError
+from lodesmith.core.protocols import SEVERAL
 from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes.learners import way
@@ -167,9 +168,10 @@ def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
         )
     if late and settings.get("dimensions"):
         raise ConfigError(f"{place}.objective.dimensions: vectors of tokens are compared whole", "leave them out")
-    if not late and (similarity == "maxsim" or recipe.encoder.settings.get("metric") == "maxsim"):
+    several = [name for name in (similarity, recipe.encoder.settings.get("metric")) if name in SEVERAL]
+    if not late and several:
         raise ConfigError(
-            f"{place}.objective: maxsim compares vectors of tokens, and {recipe.encoder.use} gives one a text",
+            f"{place}.objective: {several[0]} compares vectors of tokens, and {recipe.encoder.use} gives one a text",
             "choose the encoder tokens, or another similarity",
         )
     single = set(getattr(kind, "terms", ())) - set(getattr(kind, "comparing", ()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
 from lodesmith.core.files import read_object, sha256_file, verify_files
-from lodesmith.core.protocols import Encoder
+from lodesmith.core.protocols import SEVERAL, Encoder
 from lodesmith.core.records import Dataset
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def check_space(name: str, student: Encoder, teacher: Encoder) -> None:
     Raises:
         InputError: the dimensions differ, or one of them has a vector a token.
     """
-    if "maxsim" in (student.metric, teacher.metric):
+    if {student.metric, teacher.metric} & set(SEVERAL):
         raise InputError(f"{name} or its teacher has a vector a token", "a hybrid is of models with one vector a text")
     if student.dimension == teacher.dimension:
         return

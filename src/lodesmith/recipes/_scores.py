@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.protocols import Metric
+from lodesmith.core.protocols import SEVERAL, Metric
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes.systems import System
 
@@ -39,7 +39,7 @@ class Scores:
         if not isinstance(system.retriever, Dense) or system.vectors is None:
             return None
         encoder, documents = system.retriever.encoder, system.vectors
-        if encoder.metric == "maxsim":
+        if encoder.metric in SEVERAL:
             return None
         rows = encoder.encode(list(texts.values()), "query", tuple(texts)).values.astype(np.float64)
         places = {key: at for at, key in enumerate(documents.ids)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import tell
-from lodesmith.core.protocols import Encoder
+from lodesmith.core.protocols import SEVERAL, Encoder
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation, Pair
 from lodesmith.core.run import Run
@@ -163,7 +163,7 @@ def _dense(system: System) -> tuple[Encoder, Vectors]:
             f"{system.name!r} is not one model with vectors of its own, and codecs keep vectors",
             "give a model folder, a run's model/ folder, a hub name or minilm",
         )
-    if system.retriever.encoder.metric == "maxsim":
+    if system.retriever.encoder.metric in SEVERAL:
         raise InputError(f"{system.name!r} has a vector a token, and codecs keep one a text", "pool its tokens instead")
     return system.retriever.encoder, system.vectors
 

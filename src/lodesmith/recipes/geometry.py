@@ -11,6 +11,7 @@ import numpy as np
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import write_json, write_text
+from lodesmith.core.protocols import SEVERAL
 from lodesmith.core.records import Dataset, Document
 from lodesmith.evaluation.geometry import Geometry, measure
 from lodesmith.recipes._document_vectors import document_vectors
@@ -110,7 +111,7 @@ def geometry_of(model: str, dataset: Dataset, *, split: str | None = None, limit
         split = "test" if "test" in dataset.judgements else ""
     positives = _positives(dataset, split) if split else []
     encoder = load_encoder(model)
-    if encoder.metric == "maxsim":
+    if encoder.metric in SEVERAL:
         raise InputError(f"{model} gives several vectors a document", "geometry is of one vector a document")
     vectors = _dense(document_vectors(model, encoder, _sample(dataset.documents, limit)))
     return ModelGeometry(

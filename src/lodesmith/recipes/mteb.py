@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.protocols import Encoder, Metric, Side
+from lodesmith.core.protocols import SEVERAL, Encoder, Metric, Side
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def wrap(model: str | Path | Encoder, name: str | None = None) -> MtebEncoder:
     if isinstance(model, str | Path):
         name = name or (Path(model).resolve().name if Path(model).exists() else str(model))
         model = load_encoder(str(model))
-    if model.metric == "maxsim":
+    if model.metric in SEVERAL:
         raise InputError("mteb takes encoders of one vector a text", "choose a model that gives one")
     return MtebEncoder(model, name or type(model).__name__)
 

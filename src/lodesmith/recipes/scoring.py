@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lodesmith.core.protocols import Encoder, Metric, Retriever, Side
+from lodesmith.core.protocols import SEVERAL, Encoder, Metric, Retriever, Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes.systems import System
 
@@ -60,7 +60,8 @@ def vector_scores(encoder: Encoder, documents: Vectors) -> PairScores:
         documents: vectors by document id.
     """
     rows = {key: at for at, key in enumerate(documents.ids)}
-    similarity = None if encoder.metric == "maxsim" else _similarity(encoder.metric)
+    together = encoder.metric in SEVERAL
+    similarity = _similarity(encoder.metric)
 
     def score(queries: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> Mapping[str, Mapping[str, float]]:
         wanted = {query: keys for query, keys in lists.items() if keys}
@@ -69,8 +70,8 @@ def vector_scores(encoder: Encoder, documents: Vectors) -> PairScores:
         asked = encoder.encode([queries[query] for query in wanted], "query", tuple(wanted))
         found = documents.take([rows[key] for keys in wanted.values() for key in keys])
         pairs = np.repeat(np.arange(len(wanted)), [len(keys) for keys in wanted.values()])
-        if similarity is None:
-            best = iter(_interactions(asked, found, pairs).tolist())
+        if together:
+            best = iter(similarity(asked, found, np.stack([pairs, np.arange(len(pairs))], axis=1)).tolist())
         else:
             values = similarity(asked.values[np.repeat(pairs, np.diff(found.offsets))], found.values)
             best = iter(np.maximum.reduceat(values, found.offsets[:-1]).tolist())
@@ -79,18 +80,16 @@ def vector_scores(encoder: Encoder, documents: Vectors) -> PairScores:
     return score
 
 
-def _interactions(queries: Vectors, documents: Vectors, owners: NDArray[np.int64]) -> NDArray[np.float32]:
-    from lodesmith.similarity.maxsim import maxsim_rows
-
-    return maxsim_rows(queries, documents, np.stack([owners, np.arange(len(owners))], axis=1))
-
-
-def _similarity(metric: Metric) -> Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.float32]]:
+def _similarity(metric: Metric) -> Callable[..., NDArray[np.float32]]:
+    """The exact scores of pairs of rows; of pairs of items where the metric is one of several vectors."""
+    from lodesmith.similarity.aligned import aligned_rows
     from lodesmith.similarity.cosine import cosine_rows
     from lodesmith.similarity.dot import dot_rows
     from lodesmith.similarity.euclidean import euclidean_rows
+    from lodesmith.similarity.maxsim import maxsim_rows
 
-    return {"cosine": cosine_rows, "dot": dot_rows, "euclidean": euclidean_rows}[metric]
+    rows = {"cosine": cosine_rows, "dot": dot_rows, "euclidean": euclidean_rows}
+    return {**rows, "maxsim": maxsim_rows, "aligned": aligned_rows}[metric]
 
 
 class _Remembering:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from lodesmith.core.errors import InputError
+from lodesmith.core.vectors import Vectors
 
 _NARROW = 24
 
@@ -58,3 +59,26 @@ def to_float32(scores: torch.Tensor) -> NDArray[np.float32]:
     """One rounding to float32."""
     rounded: NDArray[np.float32] = scores.to(torch.float32).numpy()
     return rounded
+
+
+def items(given: Vectors | NDArray[np.floating]) -> Vectors:
+    """`Vectors`, or the rows of an array [n, d] as items "0", "1", …"""
+    return given if isinstance(given, Vectors) else Vectors.dense(given, [str(i) for i in range(len(given))])
+
+
+def positions(queries: int, documents: int, pairs: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    """Pairs of positions, int64 [n, 2], checked; item i with item i where None.
+
+    Raises:
+        InputError: another shape, a position that does not exist, or sides of different numbers where None.
+    """
+    if pairs is None:
+        if queries != documents:
+            raise InputError(f"{queries} queries and {documents} documents are no pairs", "say which: pairs [n, 2]")
+        return np.repeat(np.arange(queries), 2).reshape(-1, 2)
+    found: NDArray[np.int64] = np.asarray(pairs, np.int64)
+    if found.ndim != 2 or found.shape[1] != 2:
+        raise InputError(f"pairs must be [n, 2], not {list(found.shape)}")
+    if len(found) and (found.min() < 0 or (found.max(axis=0) >= [queries, documents]).any()):
+        raise InputError(f"a pair lies outside {queries} queries and {documents} documents")
+    return found

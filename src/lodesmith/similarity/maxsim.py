@@ -22,6 +22,7 @@ from lodesmith.similarity._machine import full_float32, multiplies_bfloat16
 from lodesmith.similarity._maxsim_gradient import Layout, MaxSim
 from lodesmith.similarity._maxsim_rows import Asked, check, lengths
 from lodesmith.similarity._maxsim_scan import Task, everything, listed, narrowed, scored
+from lodesmith.similarity._rows import items, positions
 from lodesmith.similarity.dot import dot_rows
 
 __all__ = ["maxsim", "maxsim_rows", "maxsim_top", "Ragged"]  # noqa: RUF022 — the first is the component
@@ -128,9 +129,9 @@ def maxsim_rows(
         InputError: the dimensions or numbers differ, a position does not exist, or a document has no token.
         NotFiniteError: a value is NaN or infinite.
     """
-    queries, documents = _items(queries), _items(documents)
+    queries, documents = items(queries), items(documents)
     check(queries, documents)
-    pairs = _positions(len(queries), len(documents), pairs)
+    pairs = positions(len(queries), len(documents), pairs)
     asked = Asked.of(queries)
     if queries.is_dense and documents.is_dense:
         lengths(torch.from_numpy(np.array(documents.values, np.float32)))
@@ -184,23 +185,6 @@ def maxsim_top(
     return Run.ranked(queries.ids, documents.ids, pairs[:, 1], scores, offsets).top(k)
 
 
-def _items(items: Vectors | NDArray[np.floating]) -> Vectors:
-    return items if isinstance(items, Vectors) else Vectors.dense(items, [str(i) for i in range(len(items))])
-
-
-def _positions(queries: int, documents: int, pairs: NDArray[np.integer] | None) -> NDArray[np.int64]:
-    if pairs is None:
-        if queries != documents:
-            raise InputError(f"{queries} queries and {documents} documents are no pairs", "say which: pairs [n, 2]")
-        return np.repeat(np.arange(queries), 2).reshape(-1, 2)
-    found: NDArray[np.int64] = np.asarray(pairs, np.int64)
-    if found.ndim != 2 or found.shape[1] != 2:
-        raise InputError(f"pairs must be [n, 2], not {list(found.shape)}")
-    if len(found) and (found.min() < 0 or (found.max(axis=0) >= [queries, documents]).any()):
-        raise InputError(f"a pair lies outside {queries} queries and {documents} documents")
-    return found
-
-
 def _candidates(candidates: Sequence[NDArray[np.integer]], queries: int, documents: int) -> NDArray[np.int64]:
     """Pairs [n, 2], sorted and without repetitions."""
     if len(candidates) != queries:
@@ -208,4 +192,4 @@ def _candidates(candidates: Sequence[NDArray[np.integer]], queries: int, documen
     found = [np.unique(np.asarray(positions, np.int64)) for positions in candidates]
     query = np.repeat(np.arange(queries), [len(positions) for positions in found])
     pairs = np.stack([query, np.concatenate([np.zeros(0, np.int64), *found])], axis=1)
-    return _positions(queries, documents, pairs)
+    return positions(queries, documents, pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_the_fingerprint_follows_the_weights_and_encoding_leaves_the_mode_alone(
     with torch.no_grad():
         encoder.model[1].linear.weight[0, 0] += 1
     assert encoder.fingerprint != before
+
+
+def test_threads_that_encode_at_once_get_what_each_gets_alone(tiny: Callable[..., Path]) -> None:
+    encoder = LateInteractionEncoder(tiny(), dimension=8, precision="float32")
+    sides = [("query" if number % 2 else "document", TEXTS[number % len(TEXTS) :] + TEXTS) for number in range(8)]
+    alone = [encoder.encode(texts, side) for side, texts in sides]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda asked: encoder.encode(asked[1], asked[0]), sides))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.offsets, other.offsets)
+        np.testing.assert_allclose(one.values, other.values, atol=1e-6)
 
 
 def test_low_rank_adapters_are_saved_within_the_weights(tiny: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,21 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no syst
 
 
 def build(
-    folder: Path, kind: str = "qwen2", *, chat: str | None = None, pad: bool = True, bos: bool = False, seed: int = 0
+    folder: Path,
+    kind: str = "qwen2",
+    *,
+    words: Sequence[str] = WORDS,
+    chat: str | None = None,
+    pad: bool = True,
+    bos: bool = False,
+    seed: int = 0,
 ) -> Path:
     """Write a random model with two layers of width 32.
 
     Args:
         folder: where.
-        kind: qwen2, llama or gpt2.
+        kind: qwen2, llama, opt or gpt2.
+        words: that the tokenizer knows.
         chat: a chat template.
         pad: whether the tokenizer has a pad token.
         bos: whether it puts a token before each text.
@@ -71,20 +80,24 @@ def build(
     import torch
 
     torch.manual_seed(seed)
-    _model(kind).save_pretrained(folder)
-    tokenizer = _tokenizer(pad, bos)
+    _model(kind, len(SPECIAL) + len(words)).save_pretrained(folder)
+    tokenizer = _tokenizer(words, pad, bos)
     tokenizer.chat_template = chat
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _model(kind: str) -> Any:
+def _model(kind: str, size: int) -> Any:
     import transformers as t
 
-    ids = {"vocab_size": len(SPECIAL) + len(WORDS), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    ids = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     ids |= {"initializer_range": 0.5}  # large enough that attention and positions matter
     if kind == "gpt2":
         return t.GPT2LMHeadModel(t.GPT2Config(**ids, n_embd=32, n_layer=2, n_head=4, n_positions=256))
+    if kind == "opt":
+        own = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64}
+        own |= {"max_position_embeddings": 256, "word_embed_proj_dim": 32, "init_std": 0.5}
+        return t.OPTForCausalLM(t.OPTConfig(**ids, **own))
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"intermediate_size": 64, "max_position_embeddings": 256}
     if kind == "llama":
@@ -92,11 +105,11 @@ def _model(kind: str) -> Any:
     return t.Qwen2ForCausalLM(t.Qwen2Config(**ids, **shape))
 
 
-def _tokenizer(pad: bool, bos: bool) -> Any:
+def _tokenizer(words: Sequence[str], pad: bool, bos: bool) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: at for at, word in enumerate(SPECIAL + WORDS)}
+    vocabulary = {word: at for at, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if bos:

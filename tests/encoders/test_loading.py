@@ -119,5 +119,5 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_names_are_found_by_the_registry() -> None:
     from lodesmith.core.registry import find, names
 
-    assert names("encoders") == ["bag", "patches", "projected", "rnn", "student", "tokens", "transformer"]
+    assert names("encoders") == ["bag", "memory", "patches", "projected", "rnn", "student", "tokens", "transformer"]
     assert find("encoders", "transformer") is TransformerEncoder

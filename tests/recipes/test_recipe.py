@@ -15,7 +15,7 @@ from lodesmith.recipes.recipe import Recipe, load, load_any, shipped
 
 def test_every_shipped_recipe_loads_and_its_header_is_its_command() -> None:
     found = shipped()
-    assert len(found) == 13
+    assert len(found) == 14
     for name, path in found.items():
         assert load_any(name).name == name
         assert path.read_text(encoding="utf-8").startswith(f"# lode train {name} ")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lodesmith.encoders._words import Vocabulary
     from lodesmith.encoders.bag import Bag
     from lodesmith.encoders.corpus import VectorCache, encode_to
+    from lodesmith.encoders.memory import MemoryEncoder, MemoryTower
     from lodesmith.encoders.projected import IsotropicGaussianEncoder, ProjectionLayer
     from lodesmith.encoders.rnn import Recurrent
     from lodesmith.encoders.student import StudentModelWithProjection
@@ -28,6 +29,8 @@ _HOMES = {
     "Bag": "bag",
     "IsotropicGaussianEncoder": "projected",
     "LateInteractionEncoder": "tokens",
+    "MemoryEncoder": "memory",
+    "MemoryTower": "memory",
     "Passages": "transformer",
     "ProjectionLayer": "projected",
     "Recurrent": "rnn",
@@ -51,6 +54,8 @@ __all__ = [
     "Bag",
     "IsotropicGaussianEncoder",
     "LateInteractionEncoder",
+    "MemoryEncoder",
+    "MemoryTower",
     "Passages",
     "ProjectionLayer",
     "Recurrent",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["VOLATILE", "digest", "plain", "settings"]
+__all__ = ["VOLATILE", "digest", "digest_of", "plain", "settings"]
 
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "architectures")
 """Fields of a configuration that do not change a vector."""
@@ -15,8 +16,13 @@ VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_a
 
 def digest(module: torch.nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's state."""
+    return digest_of(module.state_dict())
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors."""
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         plain = tensor.detach().cpu().contiguous()
         total.update(f"{name} {plain.dtype} {list(plain.shape)}\n".encode())
         total.update(plain.reshape(-1).view(torch.uint8).numpy().data)

@@ -11,13 +11,25 @@ from typing import Any
 from lodesmith.core.errors import InputError, IntegrityError
 from lodesmith.core.files import read_json, read_object, sha256_file
 
-__all__ = ["HUB_MINILM", "find_model", "is_late", "load_model", "load_options", "loading", "quiet"]
+__all__ = [
+    "HUB_MINILM",
+    "MEMORY",
+    "find_model",
+    "is_late",
+    "is_memory",
+    "load_model",
+    "load_options",
+    "loading",
+    "quiet",
+]
 
 MINILM = "minilm"
 HUB_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the published weights of all-MiniLM-L6-v2."""
 
+MEMORY = "memory.json"
+"""The file by which a model folder is known that compresses texts into memory tokens."""
 _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.metadata", "README.md"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*"]
 _KNOWN = ("sentence_transformers.", "pylate.models.Dense.")
@@ -82,6 +94,8 @@ def _fetch(name: str) -> Path:
 
 def _check(folder: Path) -> None:
     """Only safetensors, and no code of the model's own."""
+    if is_memory(folder):
+        return  # its files are checked one by one when they are loaded
     adapter = (folder / "adapter_config.json").is_file()
     if not any((folder / name).is_file() for name in ("modules.json", "config.json")) and not (
         adapter and _of_pages(folder)
@@ -116,6 +130,11 @@ def _refuse_pickles(place: Path) -> None:
         )
 
 
+def is_memory(folder: Path) -> bool:
+    """Whether a model folder compresses texts into memory tokens."""
+    return (folder / MEMORY).is_file()
+
+
 def is_late(folder: Path) -> bool:
     """Whether a model folder holds a late-interaction model."""
     settings, config = folder / "config_sentence_transformers.json", folder / "config.json"
@@ -139,6 +158,12 @@ def load_model(folder: Path, device: str | None) -> Any:
 
     from lodesmith.encoders._exported import is_exported, open_exported
 
+    if is_memory(folder):
+        raise InputError(
+            "a model of memory tokens has several vectors a text, and one is wanted here",
+            "choose a model with one vector a text",
+            path=folder,
+        )
     if is_late(folder):
         raise InputError(
             "a late-interaction model has a vector a token, and one a text is wanted here",

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import ConfigError, InputError
-from lodesmith.core.files import read_json, sha256_file
+from lodesmith.core.files import read_json
+from lodesmith.core.model_files import MODEL_FILES, digests, names_no_family
 
 __all__ = ["DTYPES", "digests", "find_model", "load_model"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_WANTED = list(MODEL_FILES)
 _UNWANTED = ["*/*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _PROVIDE = (
@@ -81,21 +82,6 @@ def _complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("config.json", *weights))
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a model folder that decides what it writes, by name."""
-    files = sorted(file for kind in _WANTED for file in folder.glob(kind))
-    return {file.name: sha256_file(file) for file in files}
-
-
-def _names_no_family(folder: Path) -> bool:
-    """Whether a tokenizer is what its tokenizer.json says and nothing else. By the kind of the model, transformers
-    would otherwise take another, with other words."""
-    config = folder / "tokenizer_config.json"
-    if not (config.is_file() and (folder / "tokenizer.json").is_file()):
-        return False
-    return read_json(config).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
-
-
 def load_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     """Model, in evaluation mode, and tokenizer, padding on the left.
 
@@ -114,7 +100,7 @@ def load_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     safe = {"trust_remote_code": False, "local_files_only": True}
     try:
-        family = PreTrainedTokenizerFast if _names_no_family(folder) else AutoTokenizer
+        family = PreTrainedTokenizerFast if names_no_family(folder) else AutoTokenizer
         tokenizer = family.from_pretrained(str(folder), padding_side="left", **safe)
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=True, **safe

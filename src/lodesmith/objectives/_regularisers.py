@@ -278,14 +278,14 @@ class Regularisers(nn.Module):
         if not (isinstance(encoded.queries, torch.Tensor) and encoded.queries.ndim == 2):
             raise InputError("a text has several vectors", f"leave {', '.join(self.terms)} out")
         rows = ranks.gather(scored.rows)
-        places = _distinct(rows[:, 1]), _distinct(rows[:, 0])
+        places = distinct(rows[:, 1]), distinct(rows[:, 0])
         supplied = {"seed": self.seed, "step": step, "total": ranks.sum if ranks.world > 1 else None}
         kinds = {term.summed for term in self.terms.values()}
         vectors = {summed: _vectors(scored, places, gathered=not summed) for summed in sorted(kinds)}
         return {name: term.value(vectors[term.summed], **supplied) for name, term in self.terms.items()}
 
 
-def _distinct(ids: torch.Tensor) -> torch.Tensor:
+def distinct(ids: torch.Tensor) -> torch.Tensor:
     """int64 [u]: the first row of each id, in the ids' order, which is the same however rows lie on processes. A row
     of unknown id is its own."""
     rows = torch.arange(len(ids), device=ids.device)

@@ -35,12 +35,7 @@ def check_components(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
-        if stage.monitor != TEACHER:
-            parse(stage.monitor)
-        elif not recipe.teachers:
-            raise ConfigError(
-                f"stages.{number}.monitor: teacher, and the recipe has none", "add teacher=MODEL, or name a measure"
-            )
+        _check_measured(recipe, stage, f"stages.{number}")
         if stage.pool and way(recipe.encoder) != "vectors":
             raise ConfigError(f"stages.{number}.pool: only a recipe over a frozen base can have one", "set it to 0")
         if stage.objective.settings.get("negatives") == "corpus":
@@ -57,6 +52,47 @@ def check_components(recipe: Recipe) -> None:
         _build(stage, f"stages.{number}.objective")
 
 
+def _check_measured(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """What a stage learns from, and what decides which of its weights are best."""
+    if way(recipe.encoder) == "memory":
+        _check_memory(recipe, stage, place)
+    elif stage.pairs == "answers":
+        raise ConfigError(f"{place}.pairs: answers are for the encoder memory", "set it to judged")
+    elif stage.monitor != TEACHER:
+        parse(stage.monitor)
+    elif not recipe.teachers:
+        raise ConfigError(f"{place}.monitor: teacher, and the recipe has none", "add teacher=MODEL, or name a measure")
+
+
+def _check_memory(recipe: Recipe, stage: StagePlan, place: str) -> None:
+    """A memory model learns from answers, and is measured by them."""
+    from lodesmith.recipes.learners._answers import MEASURES
+
+    kind = find("objectives", stage.objective.use)
+    if getattr(kind, "reads", "") != "answers":
+        raise ConfigError(
+            f"{place}.objective: {stage.objective.use} reads no answers, and memory tokens are learned from them",
+            "use compress or end_to_end",
+        )
+    if stage.pairs != "answers":
+        raise ConfigError(
+            f"{place}.pairs: {stage.pairs}, and memory tokens are learned from answers", "set it to answers"
+        )
+    if stage.monitor not in MEASURES:
+        raise ConfigError(
+            f"{place}.monitor: a memory model is not measured by {stage.monitor}",
+            f"choose one of {', '.join(MEASURES)}",
+        )
+    if stage.chunk or stage.pool:
+        raise ConfigError(
+            f"{place}: chunk and pool are of pairs", "leave them out; engine.accumulate bounds the memory"
+        )
+    if recipe.document_encoder is not None or recipe.traces is not None:
+        raise ConfigError("document_encoder, traces: a memory model has neither", "leave them out")
+    if recipe.data.negatives is not None:
+        raise ConfigError("data.negatives: a memory model finds the column itself", "leave it out")
+
+
 def _check_elsewhere(recipe: Recipe) -> None:
     """Other datasets are validated on as texts, and their queries as they are."""
     if not recipe.evaluation.validate_on:
@@ -65,6 +101,8 @@ def _check_elsewhere(recipe: Recipe) -> None:
         raise ConfigError("evaluation.validate_on: other datasets are asked without traces", "leave it or traces out")
     if way(recipe.encoder) == "pages":
         raise ConfigError("evaluation.validate_on: pages are validated on the training data alone", "leave it out")
+    if way(recipe.encoder) == "memory":
+        raise ConfigError("evaluation.validate_on: answers are validated on the training data alone", "leave it out")
 
 
 def _build(stage: StagePlan, place: str) -> None:
@@ -136,6 +174,8 @@ def _check_teacher(recipe: Recipe) -> None:
         raise ConfigError(
             "teacher: models of page images mimic a teacher's interactions alone", "use the objective mid"
         )
+    if way(recipe.encoder) == "memory":
+        raise ConfigError("teacher: a memory model mimics nobody", "leave it out")
     if way(recipe.encoder) == "vectors":
         raise ConfigError(
             "teacher: a base that is frozen mimics nobody: only recipes whose encoder trains from texts have one",
@@ -157,7 +197,11 @@ def _check_late(recipe: Recipe, stage: StagePlan, place: str) -> None:
     """Vectors of tokens are compared by MaxSim, and they alone."""
     if "." in stage.objective.use or "." in recipe.encoder.use:
         return
+    if way(recipe.encoder) == "memory":
+        return
     kind, late = find("objectives", stage.objective.use), way(recipe.encoder) in ("late", "pages")
+    if getattr(kind, "reads", "") == "answers":
+        raise ConfigError(f"{place}.objective: {stage.objective.use} is for the encoder memory", "choose another")
     settings = stage.objective.settings
     similarity = settings.get("similarity", getattr(kind, "similarity", "cosine"))
     if late and (similarity != "maxsim" or stage.objective.use not in ("interact", "mimic", "mid")):

@@ -8,7 +8,7 @@ from typing import cast
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object
-from lodesmith.core.protocols import Encoder
+from lodesmith.core.protocols import SEVERAL, Encoder
 from lodesmith.core.records import Document, PageImage
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes.recipe import load as load_recipe
@@ -33,7 +33,7 @@ def document_vectors(
     from lodesmith.encoders.transformer import TransformerEncoder
 
     items = contents(encoder, documents, folder)
-    if encoder.metric == "maxsim":  # a vector a token: they take the room, and their length is 1
+    if encoder.metric in SEVERAL:  # several vectors an item: they take the room
         return VectorCache(dtype="float16").vectors(encoder, items, "document")
     run = Path(model)
     if (run / "recipe.yaml").is_file() and "base" in read_object(run / "manifest.json") and _is_frozen(run):

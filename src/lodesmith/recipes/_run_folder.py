@@ -16,6 +16,7 @@ from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
 __all__ = [
+    "STAGES",
     "STUDENT",
     "TEACHER_FILE",
     "UNTRAINED",
@@ -34,6 +35,8 @@ UNTRAINED = "untrained"
 learned anything: a baseline."""
 STUDENT = "model_student"
 """The folder of a run that has a student without the projection to its teacher's space."""
+STAGES = "stages"
+"""The folder of a run that keeps, by name, the model as each stage but the last left it, where they are measured."""
 TEACHER_FILE = "teacher.json"
 """Who is mimicked, and how much of its vectors the student's dimensions can hold."""
 

@@ -82,10 +82,11 @@ class StagePlan(Section):
     name: str
     objective: Component
     optim: OptimSettings = OptimSettings()  # type: ignore[call-arg]
-    pairs: Literal["judged", "text", "none"] = Field(
+    pairs: Literal["judged", "text", "none", "answers"] = Field(
         "judged",
         description="judged: the training split's; text: out of the documents alone, as `lode data pairs`; none: each "
-        "document and training query by itself, for an objective that mimics a teacher",
+        "document and training query by itself, for an objective that mimics a teacher; answers: questions with their "
+        "answers, of the training split and the column `questions`",
     )
     batch_size: int = Field(128, ge=1)
     chunk: int | None = Field(

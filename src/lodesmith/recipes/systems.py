@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_object, sha256_file
 from lodesmith.core.hashing import fingerprint
-from lodesmith.core.protocols import Encoder, Metric, Retriever
+from lodesmith.core.protocols import SEVERAL, Encoder, Metric, Retriever
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find
 from lodesmith.core.run import Run
@@ -249,21 +249,27 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
         name: which.
         passages: split documents into windows of so many tokens, a quarter of them shared with the next.
     """
-    from lodesmith.encoders._loading import find_model, is_late
+    from lodesmith.encoders._loading import MEMORY, find_model, is_late, is_memory
     from lodesmith.encoders._page_models import is_pages
     from lodesmith.encoders.tokens import LateInteractionEncoder
     from lodesmith.encoders.transformer import Passages, TransformerEncoder
 
     path = Path(name)
     if (path / "recipe.yaml").is_file():
-        if not any((path / "model" / name).is_file() for name in ("modules.json", "config.json")):
+        if not any((path / "model" / name).is_file() for name in ("modules.json", "config.json", MEMORY)):
             raise InputError("this run has no model yet", "finish it: lode train … --resume", path=path)
         _check_weights(path)
         path = path / "model"
         name = str(path)
     if (path / TOWERS).is_file():
         return _towers(path, passages)
-    if is_pages(folder := find_model(name)):
+    if is_memory(folder := find_model(name)):
+        from lodesmith.encoders.memory import MemoryEncoder
+
+        if passages:
+            raise InputError(f"{name}: a compressor reads whole documents", "leave --passages out")
+        return MemoryEncoder(name)
+    if is_pages(folder):
         from lodesmith.encoders.patches import PageEncoder
 
         if passages:
@@ -312,7 +318,7 @@ def dense(name: str, encoder: Encoder, vectors: Vectors) -> System:
     index, held = _searched(vectors, encoder.metric)
     cost = {
         "encode_docs_per_s": vectors.info.get("docs_per_s"),
-        "index_bytes": vectors.values.size * (vectors.values.itemsize if encoder.metric == "maxsim" else 4),
+        "index_bytes": vectors.values.size * (vectors.values.itemsize if encoder.metric in SEVERAL else 4),
         "parameters": parameters_of(encoder),
         "truncated": vectors.info.get("truncated"),
     }

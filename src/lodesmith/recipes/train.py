@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lodesmith.recipes._checks import check_components
 from lodesmith.recipes._data_identity import check_data, data_identity
 from lodesmith.recipes._negatives import with_negatives
 from lodesmith.recipes._run_folder import (
+    STAGES,
     STUDENT,
     TEACHER_FILE,
     UNTRAINED,
@@ -39,7 +40,7 @@ from lodesmith.recipes.run_report import OVERLAP, report
 from lodesmith.recipes.systems import model_of
 from lodesmith.recipes.targets import Ceiling
 from lodesmith.recipes.tracing import with_traces
-from lodesmith.recipes.validating import Validating
+from lodesmith.recipes.validating import LOSS, Validating
 from lodesmith.recipes.validating_elsewhere import Elsewhere, check_elsewhere, monitor_of
 from lodesmith.recipes.word_vectors import WordVectorsTraining
 from lodesmith.recipes.word_vectors import plan as plan_word_vectors
@@ -232,10 +233,13 @@ class Training:
 
     def _finish(self) -> None:
         self.learner.save(self.out / "model")
-        files = {"model_files": sha256_folder(self.out / "model")}
+        files: dict[str, Any] = {"model_files": sha256_folder(self.out / "model")}
         if self.recipe.teachers:
             self.learner.save_student(self.out / STUDENT)
             files["student_files"] = sha256_folder(self.out / STUDENT)
+        if (self.out / STAGES).is_dir():
+            kept = [self.out / STAGES / stage.name for stage in self.recipe.stages[:-1]]
+            files["stage_files"] = {folder.name: sha256_folder(folder) for folder in kept}
         write_json(self.out / "manifest.json", self._manifest() | files)
 
     # what the stages are made of
@@ -279,7 +283,9 @@ class Training:
         objective = kind(**cached(self.learner.encoders(), stage.chunk), known=known, **settings)
         validate: Callable[[], Mapping[str, float]] | None = None
         if self.pairs.validation:
-            validate = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
+            own = getattr(self.learner, "validation", None)
+            plain = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
+            validate = plain if own is None else own(stage)
         if self.recipe.evaluation.validate_on:
             validate = Elsewhere(self.recipe, self.learner, validate)
         accumulate = self.recipe.engine.accumulate
@@ -296,9 +302,18 @@ class Training:
             validate_every=every if validate else None,
             validate_first=validate is not None,
             monitor=monitor_of(self.recipe, stage.monitor, self.learner) if validate else None,
+            higher=stage.monitor != LOSS,
             patience=stage.patience if validate else None,
             checkpoint_every=stage.checkpoint_every or every,
+            begin=self._keeping(stage),
         )
+
+    def _keeping(self, stage: StagePlan) -> Callable[[], object] | None:
+        """What keeps the model as the stage before left it, where stages are measured one by one."""
+        number = self.recipe.stages.index(stage)
+        if not number or ranks()[0] or not getattr(self.learner, "keeps_stages", False):
+            return None
+        return partial(self.learner.save, self.out / STAGES / self.recipe.stages[number - 1].name)
 
 
 def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
@@ -311,7 +326,8 @@ def forecast(training: Training | WordVectorsTraining) -> dict[str, Any]:
     alone = len({*(own.image or own.content for own in training.dataset.documents.values()), *pairs.queries.values()})
     alone = min(alone, training.recipe.data.limit or alone)
     numbers = {"judged": len(pairs.pairs), "text": made.get("text_pairs", 0), "none": alone}
-    counted = [(s, -(-numbers[s.pairs] // s.batch_size)) for s in training.recipe.stages]
+    own = getattr(training.learner, "examples_of", lambda stage: numbers[stage.pairs])
+    counted = [(s, -(-own(s) // s.batch_size)) for s in training.recipe.stages]
     return {
         "recipe": training.recipe.name,
         "fingerprint": training.recipe.fingerprint[:12],

@@ -162,6 +162,10 @@ class _Loop:
         if self.restored is not None:
             self._restore_stage(stage, self.restored)
             self.restored = None
+        if at.stage_step == 0:
+            for begin in (stage.begin, getattr(stage.objective, "begin", None)):
+                if begin is not None:
+                    begin()
         if not at.planned:
             at.planned = stage.steps or (stage.epochs or 0) * math.ceil(len(stage.batches) / self.engine.accumulate)
         if at.stage_step == 0:
@@ -183,7 +187,7 @@ class _Loop:
 
     def _over(self, stage: Stage) -> bool:
         at = self.at
-        if stage.patience is not None and at.stale >= stage.patience:
+        if (stage.patience is not None and at.stale >= stage.patience) or stage.is_enough(at.best):
             return True
         if stage.steps is not None:
             return at.stage_step >= stage.steps
@@ -273,7 +277,7 @@ class _Loop:
         at = self.at
         yield from self._report(stage)
         early = stage.patience is not None and at.stale >= stage.patience
-        at.reason = "complete"
+        at.reason = f"{stage.monitor} is enough" if stage.is_enough(at.best) else "complete"
         if early:
             at.reason = f"{stage.monitor} has not become better for {at.stale} validations"
         if at.best is not None and at.best_step != at.step:

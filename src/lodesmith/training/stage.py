@@ -45,7 +45,9 @@ class Stage:
         name: how events call it.
         objective: a torch module that is a `core.protocols.Objective`: batch → named scalar terms, and `weights`. Where
             it has `chance` (term → the value of guessing), a loss that stays there is pointed out; where it has
-            `evidence` (name → scalar tensor, of the last batch), reports carry it.
+            `evidence` (name → scalar tensor, of the last batch), reports carry it. Where it has a method `begin`, that
+            is called when the stage begins, before its first validation and step, and once more where a training is
+            resumed before that step: twice must be as once.
         batches: what it is trained on.
         optim: optimiser, schedule, groups.
         epochs: how long (this or `steps`).
@@ -57,7 +59,9 @@ class Stage:
         monitor: the measure that decides which weights are best; those are the stage's result.
         higher: whether more of it is better.
         patience: stop after so many validations without a better one.
+        enough: stop once the monitored measure is as good as that.
         checkpoint_every: steps between checkpoints; None for the end of each epoch.
+        begin: called when the stage begins, before its objective's own `begin`, and as that once more after a resume.
 
     Raises:
         ConfigError: the settings contradict each other.
@@ -75,7 +79,9 @@ class Stage:
     monitor: str | None = None
     higher: bool = True
     patience: int | None = None
+    enough: float | None = None
     checkpoint_every: int | None = None
+    begin: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -88,8 +94,11 @@ class Stage:
                 raise ConfigError(f"stage {self.name!r}: {name} must be at least 1, not {value}")
         if self.monitor is not None and self.validate is None:
             raise ConfigError(f"stage {self.name!r} monitors {self.monitor!r} but has no validation", "give validate")
-        if self.patience is not None and self.monitor is None:
-            raise ConfigError(f"stage {self.name!r} has patience but monitors nothing", "give monitor a measure's name")
+        for name in ("patience", "enough"):
+            if getattr(self, name) is not None and self.monitor is None:
+                raise ConfigError(
+                    f"stage {self.name!r} has {name} but monitors nothing", "give monitor a measure's name"
+                )
         if self.optim.schedule == "plateau" and self.monitor is None:
             raise ConfigError(
                 f"stage {self.name!r} has the schedule plateau but monitors nothing",
@@ -100,7 +109,14 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         """What changes the result, as JSON, for the checkpoint's identity."""
         names = ("name", "epochs", "steps", "validate_every", "validate_first", "monitor", "higher", "patience")
-        return {name: getattr(self, name) for name in names} | {"optim": self.optim.model_dump(mode="json")}
+        found = {name: getattr(self, name) for name in names} | {"optim": self.optim.model_dump(mode="json")}
+        return found if self.enough is None else found | {"enough": self.enough}
+
+    def is_enough(self, best: float | None) -> bool:
+        """Whether the monitored measure is as good as it needs to be."""
+        if self.enough is None or best is None:
+            return False
+        return best >= self.enough if self.higher else best <= self.enough
 
 
 class Engine(Protocol):

@@ -1,0 +1,245 @@
+"""The folder of a memory model: its settings with SHA-256 of every file, the adapters as PEFT folders, and the language
+model under them, or its name and the SHA-256 of its files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lodesmith.core.errors import ConfigError, IntegrityError
+from lodesmith.core.files import atomic_folder, read_object, sha256_file, verify_files, write_json, write_text
+from lodesmith.core.model_files import digests
+from lodesmith.encoders._loading import MEMORY, find_model
+from lodesmith.encoders._memory_model import ADAPTERS, LORA, MemoryModel
+from lodesmith.encoders._memory_prompt import PROMPT, check_prompt
+
+__all__ = ["MemorySettings", "Opened", "base_name", "load_weights", "open_folder", "save_folder"]
+
+_FORMAT = 1
+_LARGEST = 1 << 30
+"""Bytes of weights up to which the language model is copied beside its adapters."""
+_AGAIN = "train again, or restore a copy"
+_OWN = "memory.safetensors"
+_UNLISTED = ("README.md", MEMORY)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What a memory model is, beside its weights.
+
+    Args:
+        rate: tokens of a document that one memory token stands for.
+        document_length: tokens of a document that are read.
+        lora: the adapters' settings.
+        prompt: what the generator reads, with {documents} and {question}.
+        separator: between two documents.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+
+    rate: int = 16
+    document_length: int = 256
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = PROMPT
+    separator: str = "\n"
+
+    def __post_init__(self) -> None:
+        if self.document_length < 1:
+            raise ConfigError(f"document_length {self.document_length} is no length", "give at least 1")
+        if not 1 <= self.rate <= self.document_length:
+            raise ConfigError(
+                f"rate {self.rate} is not between 1 and document_length, {self.document_length}", "change it"
+            )
+        check_prompt(self.prompt)
+        object.__setattr__(self, "lora", {**LORA, **self.lora})
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> MemorySettings:
+        """From what is not None."""
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def check_same(self, given: Mapping[str, Any]) -> None:
+        """Refuse settings that are not those of a saved model.
+
+        Raises:
+            ConfigError: one is another.
+        """
+        for name, value in given.items():
+            own = getattr(self, name)
+            if value is not None and ({**LORA, **value} if name == "lora" else value) != own:
+                raise ConfigError(f"the model was made with {name} {own!r}, not {value!r}", "leave it out")
+
+    @property
+    def count(self) -> int:
+        """t, memory tokens of a document."""
+        return max(1, self.document_length // self.rate)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A folder whose files are those that were written.
+
+    Args:
+        settings: of the model.
+        base: the folder of the language model.
+        name: how the language model was called; None where the folder holds a copy.
+    """
+
+    settings: MemorySettings
+    base: Path
+    name: str | None
+
+
+def open_folder(folder: Path) -> Opened:
+    """Open a folder that `save_folder` wrote.
+
+    Raises:
+        IntegrityError: a file is missing, changed, or was not there; the language model is another.
+        InputError: the language model is not here.
+    """
+    told = read_object(folder / MEMORY)
+    try:
+        if told["format"] != _FORMAT:
+            raise IntegrityError(f"{folder}: was written in format {told['format']!r}", "use a newer version")
+        settings = MemorySettings(**told["settings"])
+        files, base = dict(told["files"]), dict(told["base"])
+        name, expected = base["name"], dict(base["digests"])
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise IntegrityError(f"{folder / MEMORY}: damaged: {error!r}", _AGAIN) from None
+    verify_files(folder, files)
+    if strange := sorted(_files(folder) - files.keys()):
+        raise IntegrityError(f"{folder / strange[0]}: no file of this model", "remove it, or restore a copy")
+    if name is None:
+        return Opened(settings, folder / "base", None)
+    place = find_model(str(name))
+    if (found := digests(place)) != expected:
+        other = sorted(file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file))
+        raise IntegrityError(
+            f"{folder}: the adapters were trained over {name}, and {place / other[0]} is another now",
+            "provide the language model as it was",
+        )
+    return Opened(settings, place, str(name))
+
+
+def _files(folder: Path) -> set[str]:
+    """What must be listed: every file but the card and the list itself."""
+    found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    return {name for name in found if name not in _UNLISTED and not Path(name).name.startswith(".")}
+
+
+def save_folder(folder: Path | str, model: MemoryModel, opened: Opened) -> Path:
+    """Write a folder, whole or not at all; it takes the place of one that is there.
+
+    Args:
+        folder: where.
+        model: whose adapters and memory tokens.
+        opened: settings, and the language model: copied where it has no name.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_folder(folder) as new:
+        for adapter in ADAPTERS:
+            place = new / "adapters" / adapter
+            place.mkdir(parents=True)
+            state = {name: _plain(weight) for name, weight in model.weights(adapter).items()}
+            save_file(state, place / "adapter_model.safetensors", metadata={"format": "pt"})
+            write_json(place / "adapter_config.json", _config(model, adapter, opened.name or "../../base"))
+        save_file({"memory": _plain(model.memory), "mark": _plain(model.mark)}, new / _OWN, metadata={"format": "pt"})
+        known = digests(opened.base)
+        if opened.name is None:
+            (new / "base").mkdir()
+            for name in known:
+                shutil.copyfile(opened.base / name, new / "base" / name)
+        files = {name: sha256_file(new / name) for name in sorted(_files(new))}
+        base = {"name": opened.name, "digests": known}
+        write_json(new / MEMORY, {"format": _FORMAT, "settings": asdict(opened.settings), "base": base, "files": files})
+        write_text(new / "README.md", _card(opened))
+    return Path(folder)
+
+
+def base_name(source: str, folder: Path) -> str | None:
+    """How a language model is found again; None for one that is copied: a folder here, with weights up to 1 GiB."""
+    if not Path(source).is_dir():
+        return source
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return None if size <= _LARGEST else str(folder.resolve())
+
+
+def _plain(weight: Tensor) -> Tensor:
+    return weight.detach().cpu().contiguous()
+
+
+def _config(model: MemoryModel, adapter: str, base: str) -> dict[str, Any]:
+    """An adapter's settings as peft reads them."""
+    told = dict(model.model.peft_config[adapter].to_dict())
+    told |= {"base_model_name_or_path": base, "inference_mode": True}
+    return {
+        name: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
+        for name, value in sorted(told.items())
+    }
+
+
+@torch.no_grad()
+def load_weights(folder: Path, model: MemoryModel) -> None:
+    """Give a model the adapters and memory tokens of a folder.
+
+    Raises:
+        IntegrityError: a tensor is missing, unknown, or of another shape.
+    """
+    places = {folder / "adapters" / name / "adapter_model.safetensors": model.weights(name) for name in ADAPTERS}
+    for file, wanted in {**places, folder / _OWN: {"memory": model.memory, "mark": model.mark}}.items():
+        state = _tensors(file)
+        if strange := sorted(state.keys() ^ wanted.keys()):
+            how = "is missing" if strange[0] in wanted else "has no place in the model"
+            raise IntegrityError(f"{file}: the tensor {strange[0]} {how}", _AGAIN)
+        for name, tensor in state.items():
+            if tensor.shape != wanted[name].shape:
+                shapes = f"{list(tensor.shape)}, not {list(wanted[name].shape)}"
+                raise IntegrityError(f"{file}: the tensor {name} has the shape {shapes}", _AGAIN)
+            wanted[name].copy_(tensor)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{file}: the weights are damaged: {error}", _AGAIN) from None
+
+
+def _card(opened: Opened) -> str:
+    own = opened.settings
+    return _CARD.format(
+        base=opened.name or "the language model in `base/`", length=own.document_length, count=own.count
+    )
+
+
+_CARD = """---
+library_name: peft
+tags: [peft, retrieval, compression, lodesmith]
+---
+# Documents as memory tokens, trained with lodesmith
+
+Adapters of {base}: `encoder` reads up to {length} tokens of a document and gives {count} vectors, `query_reasoner`
+does so for a query, and `decoder` answers from documents' vectors. Vectors are compared by the cosine of the flattened
+vectors. Weights are safetensors, each adapter a folder that PEFT loads.
+
+```python
+from lodesmith.encoders import MemoryEncoder
+
+model = MemoryEncoder("path/of/this/folder")
+documents = model.encode(["a passage", "another passage"])
+print(model.answer(["a question"], [[documents.values[: model.count]]]))
+```
+"""

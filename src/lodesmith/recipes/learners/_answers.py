@@ -1,0 +1,126 @@
+"""What is measured of a memory model while it trains: answers to questions that no stage sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lodesmith.core.vectors import Vectors
+from lodesmith.data.supervision import Example, pools
+from lodesmith.evaluation.answers import answer_measures
+from lodesmith.similarity.aligned import aligned_rows
+
+if TYPE_CHECKING:
+    from lodesmith.recipes.learners.memory import Memory
+    from lodesmith.recipes.recipe import StagePlan
+
+__all__ = ["MEASURES", "Answers"]
+
+LOSS = "loss"
+"""−log p of a gold answer's token, a mean; less is better."""
+WRITTEN = ("CoverEM", "EM", "F1", "Contiguous")
+MEASURES = (*WRITTEN, "R@1", "R@3", "R@5", LOSS)
+"""What there is to monitor."""
+ASKED = 256
+"""Questions, at most: each answer is written token by token."""
+POOL = 20
+"""Documents among which a question's own are sought."""
+MOST = 32
+"""Tokens of an answer."""
+_TOGETHER = 16
+"""Answers whose loss is computed at once."""
+
+
+class Answers:
+    """The validation of a stage, with the weights as they are; call it.
+
+    Each question is asked over a pool that holds its relevant documents. A stage that is given its documents reads
+    those and the next of the pool; one that chooses reads what the query reasoner puts first. `R@k` are of the order of
+    the query reasoner, or before it trains of the compressor, over the pool.
+
+    Args:
+        learner: whose model it is.
+        stage: of the recipe.
+        settings: of its objective.
+    """
+
+    def __init__(self, learner: Memory, stage: StagePlan, settings: Mapping[str, Any]) -> None:
+        self.learner, self.stage, self.settings = learner, stage, settings
+
+    @cached_property
+    def _examples(self) -> list[Example]:
+        learner = self.learner
+        judged = learner.pairs.validation
+        keys = [key for key in judged if learner.dataset.queries[key].answers]
+        chosen = np.random.default_rng(learner.recipe.seed).permutation(len(keys))[:ASKED]
+        found = []
+        for key in (keys[at] for at in np.sort(chosen).tolist()):
+            query = learner.dataset.queries[key]
+            relevant = tuple(document for document, grade in judged[key].items() if grade > 0)
+            found.append(Example("qa", query.text, query.answers, relevant, key))
+        return found
+
+    @cached_property
+    def _pools(self) -> list[tuple[str, ...]]:
+        return pools(self.learner.dataset, self._examples, POOL, self.learner.recipe.seed)
+
+    def __call__(self) -> Mapping[str, float]:
+        """Means over the questions."""
+        encoder, asked = self.learner.encoder, self._examples
+        keys = list(dict.fromkeys(key for pool in self._pools for key in pool))
+        contents = [self.learner.dataset.documents[key].content for key in keys]
+        memory = encoder.encode(contents, "document", keys)
+        queries = encoder.encode([example.question for example in asked], "query", [e.query for e in asked])
+        orders = self._ordered(queries, memory)
+        chooses = self.settings.get("candidates") is not None
+        places = {key: at for at, key in enumerate(keys)}
+        rows = memory.values.reshape(len(keys), encoder.count, encoder.dimension)
+        listed = orders if chooses else self._pools
+        read = [[rows[places[key]] for key in own[: self.settings["documents"]]] for own in listed]
+        written = encoder.answer([example.question for example in asked], read, max_new_tokens=MOST)
+        told = answer_measures(
+            {example.query: text for example, text in zip(asked, written, strict=True)},
+            {example.query: example.answers for example in asked},
+        )
+        found = {name: fmean(row[name] for row in told.values()) for name in WRITTEN}
+        for k in (1, 3, 5):
+            hits = [_recall(own[:k], example.relevant) for own, example in zip(orders, asked, strict=True)]
+            found[f"R@{k}"] = fmean(hits)
+        return found | {LOSS: self._loss(read)}
+
+    def _loss(self, read: Sequence[Sequence[NDArray[np.floating]]]) -> float:
+        """The first gold answers' loss, read from the same memory."""
+        encoder, total, count = self.learner.encoder, 0.0, 0
+        for start in range(0, len(read), _TOGETHER):
+            some = slice(start, start + _TOGETHER)
+            readings = [
+                encoder.reading([torch.from_numpy(np.array(own)) for own in memory], encoder.question_ids(e.question))
+                for memory, e in zip(read[some], self._examples[some], strict=True)
+            ]
+            answers = [encoder.answer_ids(e.answers[0]).to(encoder.device) for e in self._examples[some]]
+            with torch.no_grad():
+                losses = encoder.model.answer_losses(readings, answers, "decoder")
+            total, count = total + float(losses.sum()), count + len(losses)
+        return total / count
+
+    def _ordered(self, queries: Vectors, memory: Vectors) -> list[list[str]]:
+        """Each pool, the best document first; ties by id, descending."""
+        places = {key: at for at, key in enumerate(memory.ids)}
+        pairs = np.asarray([(q, places[key]) for q, pool in enumerate(self._pools) for key in pool], np.int64)
+        scores = aligned_rows(queries, memory, pairs).tolist()
+        found, start = [], 0
+        for pool in self._pools:
+            own = sorted(zip(scores[start : start + len(pool)], pool, strict=True), reverse=True)
+            found.append([key for _, key in own])
+            start += len(pool)
+        return found
+
+
+def _recall(found: Sequence[str], relevant: Sequence[str]) -> float:
+    return len(set(found) & set(relevant)) / max(1, len(set(relevant)))

@@ -1,0 +1,290 @@
+"""From questions with answers: a language model that compresses documents into memory tokens and answers from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lodesmith.core.errors import ConfigError
+from lodesmith.core.hashing import fingerprint
+from lodesmith.core.protocols import Metric, Side
+from lodesmith.core.records import Dataset
+from lodesmith.core.registry import find, parameters
+from lodesmith.core.vectors import Vectors
+from lodesmith.data.supervision import Example, examples, pools
+from lodesmith.recipes.learners._ranks import ranks
+from lodesmith.recipes.pairs import Pairs
+from lodesmith.recipes.recipe import Recipe, StagePlan
+from lodesmith.recipes.text_pairs import TextPairs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lodesmith.encoders.memory import MemoryEncoder, MemoryTower
+    from lodesmith.recipes.learners import Probe
+    from lodesmith.recipes.targets import Ceiling, Targets
+    from lodesmith.training.stage import Batches
+
+__all__ = ["Memory"]
+
+_COMPRESSOR = ("*.lora_*.encoder.*", "*.memory", "*.mark")
+_TIMED = 4
+"""Examples of which a step is timed for a forecast."""
+
+
+class Memory:
+    """A memory model that is trained; a `Learner`.
+
+    Args:
+        recipe: of the training.
+        dataset: its documents are compressed; its queries have answers, or its column `questions` has.
+        pairs: its judged pairs; the validation queries among them that have answers are asked.
+    """
+
+    metric: Metric = "aligned"
+    keeps_stages = True
+    """Whether the model is kept as each stage left it."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
+        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
+
+    @cached_property
+    def encoder(self) -> MemoryEncoder:
+        """The model, with its adapters."""
+        from lodesmith.training.engine import seed_everything
+
+        seed_everything(self.recipe.seed)
+        kind = find("encoders", self.recipe.encoder.use)
+        made: MemoryEncoder = kind(self.recipe.base, precision="float32", **self.recipe.encoder.settings)
+        return made
+
+    def identity(self) -> dict[str, str]:
+        """The fingerprint of the model as it was before training."""
+        return {"begun": self._begun}
+
+    @cached_property
+    def _begun(self) -> str:
+        return self.encoder.fingerprint
+
+    @property
+    def targets(self) -> Targets:
+        """None.
+
+        Raises:
+            ConfigError: always; a stage that asks for them is refused before.
+        """
+        raise ConfigError("a memory model mimics nobody", "leave teacher out")
+
+    @property
+    def held_out(self) -> Targets | None:
+        """None."""
+        return None
+
+    def ceiling(self) -> Ceiling | None:
+        """None: it mimics no vectors."""
+        return None
+
+    @property
+    def text_pairs(self) -> TextPairs:
+        """None.
+
+        Raises:
+            ConfigError: always; a stage that asks for them is refused before.
+        """
+        raise ConfigError("a memory model learns from answers, not from pairs of texts", "set pairs to answers")
+
+    @cached_property
+    def _tower(self) -> MemoryTower:
+        from lodesmith.encoders.memory import MemoryTower
+
+        _ = self._begun  # before anything changes
+        return MemoryTower(self.encoder)
+
+    def encoders(self) -> dict[str, nn.Module | None]:
+        """The model, which compresses, asks and answers."""
+        return {"encoder": self._tower, "document_encoder": None}
+
+    # --------------------------------------------------------------------- batches
+
+    def batches(self, stage: StagePlan) -> Batches:
+        """Examples with their documents, or, where the compressor is frozen, with what it made of them."""
+        from lodesmith.data.reading_batches import ReadingBatches
+
+        settings = self._settings(stage)
+        found = self._examples(stage)
+        candidates = settings.get("candidates")
+        return ReadingBatches(
+            found,
+            pools(self.dataset, found, candidates or settings["documents"], self.recipe.seed),
+            self.dataset.documents,
+            batch_size=stage.batch_size,
+            documents=settings["documents"],
+            candidates=candidates,
+            together=settings.get("together", 1),
+            text_ids=self.encoder.text_ids,
+            question_ids=self.encoder.question_ids,
+            answer_ids=self.encoder.answer_ids,
+            memory=self._memory if self._freezes(stage) else None,
+            seed=self.recipe.seed,
+            shard=ranks(),
+        )
+
+    def _settings(self, stage: StagePlan) -> dict[str, Any]:
+        """Those of the objective, its defaults among them."""
+        kind = find("objectives", stage.objective.use)
+        defaults = {name: found.default for name, found in parameters(kind).items()}
+        return {**defaults, **stage.objective.settings}
+
+    def _examples(self, stage: StagePlan) -> list[Example]:
+        """Those of the stage's kinds; where documents are chosen, of the questions that say which they are of."""
+        settings = self._settings(stage)
+        found = examples(self.dataset, self.recipe.data.train, settings.get("kinds"), training=True)
+        if settings.get("candidates") is not None or settings["documents"] > 1:
+            found = [example for example in found if not example.alone]
+        held = self.pairs.validation  # which may be a share of the training split
+        found = [example for example in found if example.query not in held]
+        limit = self.recipe.data.limit
+        if limit is None or limit >= len(found):
+            return found
+        chosen = np.random.default_rng(self.recipe.seed).permutation(len(found))[:limit]
+        return [found[at] for at in np.sort(chosen).tolist()]
+
+    def examples_of(self, stage: StagePlan) -> int:
+        """How many examples a stage goes over."""
+        return len(self._examples(stage))
+
+    def _freezes(self, stage: StagePlan) -> bool:
+        """Whether a stage leaves the compressor as it is, so that each document is compressed once."""
+        frozen = [group.match for group in stage.optim.groups if group.freeze]
+        own = [
+            f"encoder.{name}"
+            for name, _ in self._tower.named_parameters()
+            if any(fnmatchcase(f"encoder.{name}", pattern) for pattern in _COMPRESSOR)
+        ]
+        return all(any(fnmatchcase(name, pattern) for pattern in frozen) for name in own)
+
+    def _memory(self, keys: Sequence[str]) -> NDArray[np.floating]:
+        """What the compressor, as it is, makes of documents: all are compressed once, into the store."""
+        versions = [p._version for p in self._compressing]
+        if self._stored is None or self._stored[0] != versions:
+            self._stored = (versions, self._kept())
+        values = self._stored[1].values.reshape(-1, self.encoder.count, self.encoder.dimension)
+        found: NDArray[np.floating] = values[[self._places[key] for key in keys]]
+        return found
+
+    _stored: tuple[list[int], Vectors] | None = None
+
+    def _kept(self) -> Vectors:
+        """The documents' memory, in their order; float16 on the disk."""
+        from lodesmith.encoders.corpus import VectorCache
+
+        items = ((key, document.content) for key, document in self.dataset.documents.items())
+        training = self._tower.training
+        self._tower.eval()
+        try:
+            return VectorCache(dtype="float16").vectors(_Compressor(self.encoder, self._compressing), items)
+        finally:
+            self._tower.train(training)
+
+    @property
+    def _compressing(self) -> list[nn.Parameter]:
+        """What a document's memory depends on, beside the frozen language model."""
+        model = self.encoder.model
+        return [*model.weights("encoder").values(), model.memory, model.mark]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {key: at for at, key in enumerate(self.dataset.documents)}
+
+    # -------------------------------------------------------------------- measuring
+
+    def probes(self) -> Sequence[Probe]:
+        """None: its rows are padded where causal attention leaves that unseen."""
+        return ()
+
+    def documents(self) -> Vectors:
+        """Every document with the weights as they are, in float16."""
+        texts = [document.content for document in self.dataset.documents.values()]
+        found = self.encoder.encode(texts, "document", tuple(self.dataset.documents))
+        return Vectors(found.values.astype(np.float16), found.offsets, found.ids)
+
+    def queries(self, texts: Mapping[str, str]) -> Vectors:
+        """Queries with the weights as they are."""
+        return self.encoder.encode(list(texts.values()), "query", tuple(texts))
+
+    def validation(self, stage: StagePlan) -> Callable[[], Mapping[str, float]] | None:
+        """What measures a stage: answers to validation questions; None where none has an answer."""
+        from lodesmith.recipes.learners._answers import Answers
+
+        asked = {key: self.dataset.queries[key] for key in self.pairs.validation}
+        if not any(query.answers for query in asked.values()):
+            return None
+        return Answers(self, stage, self._settings(stage))
+
+    # ----------------------------------------------------------------------- saving
+
+    def save(self, folder: Path) -> None:
+        """The model folder."""
+        self.encoder.save(folder)
+
+    def save_student(self, folder: Path) -> None:
+        """The same: there is no teacher."""
+        self.save(folder)
+
+    def forecast(self) -> dict[str, Any]:
+        """Seconds from some examples of each stage through both passes."""
+        seconds = 0.0
+        for stage in self.recipe.stages:
+            count = len(self._examples(stage))
+            steps = -(-count // stage.batch_size)
+            seconds += self._timed(stage) * count * stage.passes(steps, self.recipe.engine.accumulate)
+        own = sum(p.numel() for p in self._tower.parameters() if p.requires_grad)
+        return {
+            "trainable_parameters": own,
+            "training_seconds": round(seconds, 3),
+            "validation_seconds": 0.0,
+            "memory_bytes": self.encoder.parameters_total * 4 + own * 12,
+        }
+
+    def _timed(self, stage: StagePlan) -> float:
+        """Seconds an example takes."""
+        import torch
+
+        kind = find("objectives", stage.objective.use)
+        objective = kind(self._tower, **stage.objective.settings)
+        batches = self.batches(stage.model_copy(update={"batch_size": _TIMED}))
+        batch = next(iter(batches))
+        trained = [p for p in self._tower.parameters() if p.requires_grad]
+        for _ in range(2):  # the first pays for warming up
+            start = time.perf_counter()
+            total = sum(objective.weights[name] * term for name, term in objective(batch).items())
+            torch.autograd.grad(total, trained, allow_unused=True)
+            once = time.perf_counter() - start
+        return once / int(batch["examples"])
+
+
+class _Compressor:
+    """A memory model as an encoder of documents alone: what else of it trains changes nothing.
+
+    Args:
+        encoder: whose documents these are.
+        weights: all that they depend on.
+    """
+
+    metric: Metric = "aligned"
+
+    def __init__(self, encoder: MemoryEncoder, weights: Sequence[nn.Parameter]) -> None:
+        self._encoder, self.dimension = encoder, encoder.dimension
+        bits = [fingerprint(p.detach().float().cpu().numpy().tobytes().hex()) for p in weights]
+        self.fingerprint = fingerprint({"weights": bits, "under": encoder.base_fingerprint})
+
+    def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:
+        """The memory of texts."""
+        return self._encoder.encode(texts, side, ids)

@@ -1,0 +1,213 @@
+"""A world to learn in, on disk: documents and questions as a dataset, and a small language model that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from lodesmith.core.columns import ColumnWriter
+from lodesmith.core.events import Event
+from lodesmith.core.files import atomic_folder
+from lodesmith.core.records import Dataset, Document, Query
+from lodesmith.data.lessons import Lessons, levels
+from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, World
+from lodesmith.recipes.learners._ranks import ranks
+
+if TYPE_CHECKING:
+    from lodesmith.training import Stage
+
+__all__ = ["Sizes", "reader_events", "write_world"]
+
+PROMPT = "{documents} {question}"
+"""How the reader is asked: documents, then the question, whose last word the answer follows."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a world is.
+
+    Args:
+        documents: to train on.
+        facts: of a document.
+        about: names of a document.
+        dev: documents of held-out names for validation, and `test` to measure; `forms` have sentences and questions of
+            forms that training does not meet, too.
+        test: see `dev`.
+        forms: see `dev`.
+        asked: questions on each of these documents, and on each to train on.
+    """
+
+    documents: int = 4000
+    facts: int = 20
+    about: int = 3
+    dev: int = 64
+    test: int = 300
+    forms: int = 100
+    asked: int = 4
+
+
+def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
+    """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and all
+    questions on the training documents in the column `questions`.
+
+    Args:
+        folder: of the dataset.
+        sizes: how large.
+        seed: of what is said.
+        world: of what there is to say.
+    """
+    sizes, world = sizes or Sizes(), world or World()
+    documents, queries = [], []
+    judged: dict[str, dict[str, dict[str, int]]] = {}
+    column: dict[str, list[dict[str, Any]]] = {}
+    counts = {"train": sizes.documents, "dev": sizes.dev, "test": sizes.test, "forms": sizes.forms}
+    for split, count in counts.items():
+        new = split == "forms"
+        said = (*STATEMENTS, *NEW_STATEMENTS) if new else STATEMENTS
+        forms, steps = (NEW_QUESTIONS, NEW_STEPS) if new else (QUESTIONS, STEPS)
+        judged[split] = {}
+        for number in range(count):
+            draw = Random(f"{seed} {split} {number}")
+            facts = world.facts(draw, sizes.facts, sizes.about, held_out=split != "train")
+            name = f"{split}{number}"
+            documents.append(Document(name, "", world.story(draw, facts, forms=said).text))
+            asked = list(world.questions(draw, facts, forms=forms, steps=steps))
+            draw.shuffle(asked)
+            if split == "train":
+                column[name] = [{"question": q.text, "answers": [q.answer], "kind": q.kind} for q in asked]
+            for at, question in enumerate(asked[: sizes.asked]):
+                queries.append(Query(f"{name}.{at}", question.text, (question.answer,)))
+                judged[split][f"{name}.{at}"] = {name: 1}
+    info = {"source": "lodesmith.data.world", "seed": seed, **asdict(sizes), "world": asdict(world)}
+    Dataset.of(documents, queries, judged, name="world", info=info).save(folder)
+    with ColumnWriter(folder, "questions", "document", made_by=info) as writer:
+        for name in writer.missing(column):
+            writer.add(name, column[name], {"kept": len(column[name])})
+        writer.finish()
+    return Dataset.load(folder)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The language model of a world.
+
+    Args:
+        width: of its states.
+        layers: of the transformer.
+        heads: of attention.
+        lr: learning rate.
+        steps: optimiser steps of the last level, and the most of each one before it.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    lr: float = 2e-3
+    steps: int = 600
+
+
+def write_reader(folder: Path, world: World, reader: Reader, seed: int = 0) -> tuple[Any, Any]:
+    """A model of random weights and its tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(world.vocabulary)}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=reader.width,
+            intermediate_size=3 * reader.width,
+            num_hidden_layers=reader.layers,
+            num_attention_heads=reader.heads,
+            num_key_value_heads=reader.heads,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            pad_token_id=words["<pad>"],
+            bos_token_id=words["<s>"],
+            eos_token_id=words["</s>"],
+        )
+    )
+    return model, tokenizer
+
+
+def reader_events(
+    out: Path, sizes: Sizes | None = None, *, reader: Reader | None = None, seed: int = 0, world: World | None = None
+) -> Iterator[Event]:
+    """Train the reader, level by level, each until it answers; `out/model` is the language model's folder.
+
+    Killed, it goes on where it was. A level that is not learned in its steps is left with a warning.
+    """
+    from lodesmith.training import fit, record
+    from lodesmith.training.engine import TorchEngine
+
+    sizes, reader, world = sizes or Sizes(), reader or Reader(), world or World()
+    model, tokenizer = write_reader(out, world, reader, seed)
+    stages = list(_stages(model, tokenizer.get_vocab(), sizes, reader, seed, world))
+    happenings = fit(
+        stages,
+        engine=TorchEngine(seed=seed),
+        checkpoints=out / "checkpoints",
+        resume=True,
+        recipe={"sizes": asdict(sizes), "reader": asdict(reader), "world": asdict(world)},
+    )
+    yield from record(happenings, out / "metrics.jsonl")
+    if ranks()[0]:
+        return
+    with atomic_folder(out / "model") as new:
+        model.save_pretrained(str(new))
+        tokenizer.save_pretrained(str(new))
+
+
+def _stages(
+    model: Any, words: Mapping[str, int], sizes: Sizes, reader: Reader, seed: int, world: World
+) -> Iterator[Stage]:
+    from lodesmith.objectives.language import Language
+    from lodesmith.training import Stage
+    from lodesmith.training.optim import OptimSettings
+
+    plan = levels(sizes.facts)
+    words = dict(sorted(words.items(), key=lambda word: word[1]))
+    for number, level in enumerate(plan):
+        last = number == len(plan) - 1
+        settings = {"vocabulary": words, "about": sizes.about, "seed": seed}
+        lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
+        optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}
+        yield Stage(
+            name=level.name,
+            objective=Language(model),
+            batches=lessons,
+            optim=OptimSettings.model_validate(optim),
+            steps=reader.steps if last else 3 * reader.steps,
+            validate=_measured(model, Lessons(world, plan, number, held_out=True, **settings)),  # type: ignore[arg-type]
+            validate_every=50,
+            monitor="accuracy",
+            enough=None if last else 0.9,
+            checkpoint_every=200,
+        )
+
+
+def _measured(model: Any, lessons: Lessons) -> Callable[[], Mapping[str, float]]:
+    """The share of the answers' tokens that the model would write, on documents of names it has not met."""
+    from lodesmith.objectives.language import Language
+
+    batches = [lessons.batch(0, number) for number in range(4)]
+
+    def measure() -> Mapping[str, float]:
+        objective = Language(model).eval()
+        found = []
+        for batch in batches:
+            objective({name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()})
+            found.append(float(objective.evidence["accuracy"]))
+        return {"accuracy": sum(found) / len(found)}
+
+    return measure

@@ -15,18 +15,27 @@ class World(StrEnum):
     """What the quickstart runs on."""
 
     docs = "docs"
+    clara = "clara"
 
 
 def quickstart(
-    world: Annotated[World, typer.Argument(help="docs: documents, yours or the Python documentation")] = World.docs,
+    world: Annotated[
+        World,
+        typer.Argument(
+            help="docs: documents, yours or the Python documentation; clara: a small world of facts, a language model "
+            "that learns to read it, and memory tokens of its documents"
+        ),
+    ] = World.docs,
     docs: Annotated[
         list[Path] | None, typer.Option(help="your documents: a file or folder (repeat for several)")
     ] = None,
     queries: Annotated[
         Path | None, typer.Option(help="your queries, with relevant document ids where you have them")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for everything it makes")] = Path("quickstart"),
-    fast: Annotated[bool, typer.Option("--fast", help="a fifth of the passages")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for everything it makes; quickstart or quickstart-clara")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="a fifth of the passages; a smaller world")] = False,
     passages: Annotated[int | None, typer.Option(min=200, help="how many passages of the Python documentation")] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,11 +45,28 @@ def quickstart(
     goes on from the last finished step.
 
     Example: lode quickstart --docs manuals/ --out manuals-report
+
+    Example: lode quickstart clara --fast
     """
+    if world is World.clara:
+        _clara(out or Path("quickstart-clara"), fast, as_json, docs or queries or passages)
+        return
     from lodesmith.recipes.quickstart import run
 
+    out = out or Path("quickstart")
     with progress():
         result = run(out, docs=docs or [], queries=queries, fast=fast, passages=passages, say=say)
+    show(as_json, result.to_json(), result.to_text())
+
+
+def _clara(out: Path, fast: bool, as_json: bool, documents: object) -> None:
+    from lodesmith.core.errors import ConfigError
+    from lodesmith.recipes.quickstart_clara import run
+
+    if documents:
+        raise ConfigError("the world of clara has documents of its own", "leave --docs, --queries and --passages out")
+    with progress():
+        result = run(out, fast=fast, say=say)
     show(as_json, result.to_json(), result.to_text())
 
 

@@ -33,19 +33,22 @@ class Level:
         facts: of a document; 0 for words to repeat.
         forms: of sentences, the first so many.
         friends: names have friends, and questions of two steps are asked.
-        questions: on a document.
+        documents: that are read one after another.
+        questions: on them.
     """
 
     name: str
     facts: int
     forms: int = len(STATEMENTS)
     friends: bool = False
+    documents: int = 1
     questions: int = 10
 
 
-def levels(facts: int) -> tuple[Level, ...]:
-    """The levels up to documents of so many facts."""
+def levels(facts: int, documents: int = 1) -> tuple[Level, ...]:
+    """The levels up to so many documents of so many facts each."""
     few, some = min(4, facts), min(8, facts)
+    several = [Level("several documents", facts, friends=True, documents=documents)] if documents > 1 else []
     return (
         Level("repeat", 0),
         Level("one form", few, forms=1),
@@ -53,6 +56,7 @@ def levels(facts: int) -> tuple[Level, ...]:
         Level("more facts", some),
         Level("friends", some, friends=True),
         Level("documents", facts, friends=True),
+        *several,
     )
 
 
@@ -135,11 +139,11 @@ class Lessons(Position):
         return [self.vocabulary["<s>"], *chosen, *chosen], asked
 
     def _document(self, draw: Random, plan: Level) -> Row:
-        facts = self._facts(draw, plan)
-        told = self.world.story(draw, facts, forms=STATEMENTS[: plan.forms]).text
-        ids = [self.vocabulary["<s>"], *self._ids(told)]
+        read = [self._facts(draw, plan) for _ in range(plan.documents)]
+        told = [self.world.story(draw, facts, forms=STATEMENTS[: plan.forms]).text for facts in read]
+        ids = [self.vocabulary["<s>"], *self._ids(" ".join(told))]
         asked = [False] * len(ids)
-        questions = list(self.world.questions(draw, facts))
+        questions = [question for facts in read for question in self.world.questions(draw, facts)]
         draw.shuffle(questions)
         for question in questions[: plan.questions]:
             before, behind = self._ids(question.text), [*self._ids(question.answer), self.vocabulary["</s>"]]

@@ -13,7 +13,7 @@ from lodesmith.core.events import Event
 from lodesmith.core.files import atomic_folder
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.data.lessons import Lessons, levels
-from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, World
+from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, Fact, World
 from lodesmith.recipes.learners._ranks import ranks
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Sizes:
         test: see `dev`.
         forms: see `dev`.
         asked: questions on each of these documents, and on each to train on.
+        read: documents that a question is answered from.
     """
 
     documents: int = 4000
@@ -47,6 +48,7 @@ class Sizes:
     test: int = 300
     forms: int = 100
     asked: int = 4
+    read: int = 2
 
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
@@ -71,7 +73,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
         judged[split] = {}
         for number in range(count):
             draw = Random(f"{seed} {split} {number}")
-            facts = world.facts(draw, sizes.facts, sizes.about, held_out=split != "train")
+            facts = _facts(world, draw, sizes, split)
             name = f"{split}{number}"
             documents.append(Document(name, "", world.story(draw, facts, forms=said).text))
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
@@ -88,6 +90,14 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             writer.add(name, column[name], {"kept": len(column[name])})
         writer.finish()
     return Dataset.load(folder)
+
+
+def _facts(world: World, draw: Random, sizes: Sizes, split: str) -> list[Fact]:
+    """Those of a document. Half of what is trained on is shorter, which is learned first."""
+    if split != "train":
+        return world.facts(draw, sizes.facts, sizes.about, held_out=True)
+    count, about = draw.choice(((1.0, sizes.about), (1.0, sizes.about), (0.5, 2), (0.25, 1)))
+    return world.facts(draw, max(1, round(count * sizes.facts)), min(about, sizes.about))
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,7 @@ def _stages(
     from lodesmith.training import Stage
     from lodesmith.training.optim import OptimSettings
 
-    plan = levels(sizes.facts)
+    plan = levels(sizes.facts, sizes.read)
     words = dict(sorted(words.items(), key=lambda word: word[1]))
     for number, level in enumerate(plan):
         last = number == len(plan) - 1

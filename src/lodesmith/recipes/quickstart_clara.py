@@ -1,0 +1,238 @@
+"""A world learned in one command: documents of facts, a small language model that reads them, and memory tokens of
+them at several rates, trained in three stages and asked beside what they are held against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lodesmith import __version__
+from lodesmith.core.errors import InputError
+from lodesmith.core.events import Event, Step
+from lodesmith.core.files import locked, read_json, write_text
+from lodesmith.core.progress import tell
+from lodesmith.core.records import Dataset
+from lodesmith.core.results import Comparison, Evaluation
+from lodesmith.recipes.steps import Steps
+from lodesmith.recipes.world import PROMPT, Reader, Sizes, reader_events, write_world
+
+__all__ = ["FAST", "FULL", "Clara", "Scale", "run"]
+
+_TEXTS = ("closed", "text", "text-truncated")
+_STAGES = ("stage1", "stage2", "full")
+_CONTROLS = ("random", "shuffled")
+MEASURE = "CoverEM"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is made and learned.
+
+    Args:
+        sizes: of the world.
+        reader: the language model.
+        rates: of compression.
+        controls: the rate at which the controls are measured.
+        length: tokens of a document that are read.
+        epochs: of each stage.
+        lr: of each stage.
+        candidates: documents that a question is asked among.
+        lora: of the adapters.
+    """
+
+    sizes: Sizes = field(default_factory=Sizes)
+    reader: Reader = field(default_factory=Reader)
+    rates: tuple[int, ...] = (4, 16, 64)
+    controls: int = 16
+    length: int = 168
+    epochs: tuple[int, int, int] = (2, 1, 1)
+    lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
+    candidates: int = 20
+    lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
+
+    def overrides(self, dataset: Path, base: Path, rate: int, seed: int) -> dict[str, Any]:
+        """What the recipe `clara` is told of it."""
+        read = self.sizes.read
+        settings: dict[str, Any] = {
+            "data": str(dataset),
+            "base": str(base),
+            "seed": seed,
+            "encoder.rate": rate,
+            "encoder.document_length": self.length,
+            "encoder.prompt": PROMPT,
+            "encoder.separator": " ",
+            "encoder.lora": self.lora,
+            "stages.0.objective.together": 8,
+            "stages.1.objective.documents": read,
+            "stages.2.objective.documents": read,
+            "stages.2.objective.candidates": self.candidates,
+            "evaluation.split": "none",
+        }
+        for stage, (epochs, lr) in enumerate(zip(self.epochs, self.lr, strict=True)):
+            settings |= {f"stages.{stage}.epochs": epochs, f"stages.{stage}.optim.lr": lr}
+        return settings
+
+
+FULL = Scale()
+FAST = Scale(
+    sizes=Sizes(documents=1500, facts=10, about=2, dev=48, test=100, forms=25),
+    reader=Reader(steps=400),
+    rates=(4, 16),
+    length=96,
+    epochs=(1, 1, 1),
+)
+
+
+@dataclass(frozen=True)
+class Clara:
+    """What was measured, and where everything lies."""
+
+    out: Path
+    table: str
+    evaluations: tuple[Evaluation, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures and the paths."""
+        systems = [
+            {"system": e.system, "dataset": e.dataset}
+            | {name: estimate.mean for name, estimate in e.measures.items()}
+            | {"cost": dict(e.cost)}
+            for e in self.evaluations
+        ]
+        report = str(self.out / "report.html")
+        return {"out": str(self.out), "systems": systems, "report": report, "seconds": round(self.seconds, 1)}
+
+    def to_text(self) -> str:
+        """The table and the paths."""
+        return f"{self.table}\n\nReport: {self.out / 'report.html'}"
+
+
+def run(
+    out: Path,
+    *,
+    fast: bool = False,
+    scale: Scale | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Clara:
+    """Make the world, learn in it and measure, into a folder; every finished step is kept, and an unfinished training
+    goes on where it was.
+
+    Args:
+        out: the folder for everything.
+        fast: a smaller world, two rates.
+        scale: how much, instead.
+        seed: of everything.
+        say: told a line at each step.
+    """
+    with locked(out):
+        return _Job(out, scale or (FAST if fast else FULL), seed, Steps(out, say), say).run()
+
+
+@dataclass
+class _Job:
+    out: Path
+    scale: Scale
+    seed: int
+    steps: Steps
+    say: Callable[[str], None]
+
+    def run(self) -> Clara:
+        own = {"scale": asdict(self.scale), "seed": self.seed, "v": __version__}
+        place = self.out / "dataset"
+        self.steps.once("world", own, self._write, products=[place / "dataset.json", place / "columns"])
+        self.say(f"{self.dataset!r}")
+        self.steps.once("reader", own, self._read, products=[self._reader])
+        for rate in self.scale.rates:
+            self._train(rate, own)
+            for pool in ("oracle", "normal"):
+                self._measure(rate, pool)
+        return self._conclude()
+
+    def _write(self) -> None:
+        write_world(self.out / "dataset", self.scale.sizes, self.seed)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset.load(self.out / "dataset")
+
+    @property
+    def _reader(self) -> Path:
+        return self.out / "reader" / "model"
+
+    def _read(self) -> None:
+        follow(reader_events(self.out / "reader", self.scale.sizes, reader=self.scale.reader, seed=self.seed))
+
+    def _run(self, rate: int) -> Path:
+        return self.out / f"rate-{rate}"
+
+    def _train(self, rate: int, own: dict[str, Any]) -> None:
+        from lodesmith.recipes.train import finished, plan
+
+        folder = self._run(rate)
+        overrides = self.scale.overrides(self.out / "dataset", self._reader, rate, self.seed)
+
+        def work() -> None:
+            follow(plan("clara", overrides, out=folder, resume="auto", reported=False).events())
+
+        products = [folder / "model", folder / "manifest.json"]
+        self.steps.once(f"train at rate {rate}", own | {"rate": rate}, work, products=products)
+        if not finished(folder):
+            raise InputError("the training did not finish", f"delete {folder} and run the command again")
+
+    def _ways(self, rate: int) -> tuple[str, ...]:
+        texts = _TEXTS if rate == self.scale.rates[0] else _TEXTS[2:]
+        return (*texts, *_STAGES, *(_CONTROLS if rate == self.scale.controls else ()))
+
+    def _files(self, rate: int, pool: str) -> list[Path]:
+        return [self.out / "evaluations" / pool / f"rate-{rate}, {way}.json" for way in self._ways(rate)]
+
+    def _measure(self, rate: int, pool: str) -> None:
+        from lodesmith.recipes.answering import Plan, answer_dataset
+
+        def work() -> None:
+            plan = Plan(self._ways(rate), pool=pool, documents=self.scale.sizes.read, candidates=self.scale.candidates)
+            for evaluation, _ in answer_dataset(str(self._run(rate)), self.dataset, plan):
+                evaluation.save(self.out / "evaluations" / pool / f"{evaluation.system}.json")
+
+        model = read_json(self._run(rate) / "manifest.json")
+        own = {"model": model["model_files"], "stages": model.get("stage_files"), "v": __version__}
+        own |= {"dataset": self.dataset.fingerprint, "pool": pool, "ways": self._ways(rate)}
+        self.steps.once(f"answer at rate {rate}, {pool} pool", own, work, products=self._files(rate, pool))
+
+    def _conclude(self) -> Clara:
+        from lodesmith.evaluation.compare import compare
+        from lodesmith.reports.page import render
+        from lodesmith.reports.tables import comparison_text
+
+        found = [
+            Evaluation.load(file)
+            for pool in ("oracle", "normal")
+            for rate in self.scale.rates
+            for file in self._files(rate, pool)
+        ]
+        comparison: Comparison = compare(found, measure=MEASURE, baseline=f"rate-{self.scale.rates[0]}, text")
+        comparison.save(self.out / "comparison.json")
+        notes = [
+            f"{self.dataset!r}",
+            f"lodesmith {__version__}, seed {self.seed}",
+            f"All steps together took {self.steps.seconds():.0f} s.",
+        ]
+        write_text(self.out / "report.html", render("Answers from memory tokens", found, comparison, notes=notes))
+        return Clara(self.out, comparison_text(found, comparison), tuple(found), self.steps.seconds())
+
+
+def follow(events: Iterable[Event]) -> Sequence[Event]:
+    """Go through a training, telling how far it is; returns what else happened than steps."""
+    others = []
+    for event in events:
+        if isinstance(event, Step):
+            tell(f"train {event.stage}", event.step, event.steps, "steps")
+        else:
+            others.append(event)
+    return others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,13 @@ def test_estimates_and_recommendations_print_and_serialise() -> None:
         "reason": "why",
         "notes": ["other"],
     }
+
+
+def test_answers_are_of_queries_that_are_there(tmp_path: Path) -> None:
+    assert "answers" not in EVALUATION.to_json()
+    query = next(iter(EVALUATION.per_query))
+    replace(EVALUATION, answers={query: "yes"}).save(tmp_path / "e.json")
+    assert Evaluation.load(tmp_path / "e.json").answers == {query: "yes"}
+    replace(EVALUATION, answers={"another": "yes"}).save(tmp_path / "e.json")
+    with pytest.raises(InputError, match="answers to queries that are not there"):
+        Evaluation.load(tmp_path / "e.json")

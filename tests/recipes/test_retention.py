@@ -129,7 +129,7 @@ def test_the_verb_writes_what_it_shows(
     [
         (["--teacher", "bm25", "--codec", "int8"], "do not go together"),
         (["--teacher", "bm25", "--run", "x.trec"], "do not go together"),
-        (["--report", "x.html"], "with --teacher or --traces"),
+        (["--report", "x.html"], "with --teacher, --traces or --as"),
     ],
 )
 def test_options_that_do_not_fit(

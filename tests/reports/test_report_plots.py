@@ -47,7 +47,7 @@ def assert_apart(labels: list[tuple[str, tuple[float, float, float, float]]]) ->
 def drawings(width: int) -> list[str]:
     return [
         plots.interval_plot(ESTIMATES, measure="nDCG@10", lead="bm25+minilm", reference="a", width=width),
-        plots.quality_latency_plot(POINTS, measure="nDCG@10", lead="bm25+minilm", width=width),
+        plots.quality_cost_plot(POINTS, measure="nDCG@10", lead="bm25+minilm", width=width),
         plots.difference_plot([0.5, -0.2, 0, 1, -1], a="w" * 60, b=HOSTILE, measure="nDCG@10", width=width),
     ]
 
@@ -115,18 +115,18 @@ def test_intervals_are_drawn_to_scale() -> None:
 def test_latency_runs_on_a_logarithmic_axis_and_skips_what_has_no_time() -> None:
     same = Estimate(0.5, 0.4, 0.6)
     points = {"a": (1.0, same), "b": (10.0, same), "c": (100.0, same), "none": (0.0, same), "nan": (float("nan"), same)}
-    root = parsed(plots.quality_latency_plot(points, measure="nDCG@10"))
+    root = parsed(plots.quality_cost_plot(points, measure="nDCG@10"))
     x = [float(node.get("cx", 0)) for node in root.iter(f"{SVG}circle")]
     assert len(x) == 3
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
     assert {"a", "b", "c"} <= {text for text, _ in texts(root)}
-    assert plots.quality_latency_plot({"a": (0.0, same)}, measure="nDCG@10") == ""
+    assert plots.quality_cost_plot({"a": (0.0, same)}, measure="nDCG@10") == ""
 
 
 def test_crowded_points_still_have_names() -> None:
     points = {f"system {i}": (5 + 0.05 * i, Estimate(0.6 + 0.002 * i, 0.58, 0.63)) for i in range(12)}
     for width in (328, 840):
-        boxes = texts(parsed(plots.quality_latency_plot(points, measure="nDCG@10", width=width)))
+        boxes = texts(parsed(plots.quality_cost_plot(points, measure="nDCG@10", width=width)))
         assert {text for text, _ in boxes if text.startswith("system")} == set(points)
         assert_apart(boxes)
 
@@ -176,7 +176,7 @@ def test_small_and_flat_differences_are_drawn(differences: list[float]) -> None:
 def test_one_flat_estimate_is_drawn() -> None:
     root = parsed(plots.interval_plot({"a": Estimate(0.5, 0.5, 0.5)}, measure="nDCG@10"))
     assert len(list(root.iter(f"{SVG}circle"))) == 1
-    assert parsed(plots.quality_latency_plot({"a": (2.0, Estimate(1, 1, 1))}, measure="x")) is not None
+    assert parsed(plots.quality_cost_plot({"a": (2.0, Estimate(1, 1, 1))}, measure="x")) is not None
 
 
 @given(st.floats(-10, 10), st.floats(1e-3, 100), st.integers(3, 9))

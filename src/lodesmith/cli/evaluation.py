@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lodesmith.cli.asking import As, Candidates, Documents, Limit, Pool, measure_answers, show_answers
 from lodesmith.cli.console import Json, progress, say, show
 from lodesmith.cli.index import PASSAGES
 from lodesmith.core.errors import InputError
@@ -29,6 +30,8 @@ TRACES = (
     "measure with each query's reasoning trace, without, and with another query's: append (behind the query) or fuse "
     "(their scores), with weight=, words=, column=, seed= (--out and --run are folders then)"
 )
+OUT = "file to write (of several datasets, --codec or --as a folder; finished evaluations there are kept)"
+REPORT = "with --teacher, --traces or --as: HTML page to write"
 TEACHER = "hold the system, a student, against this one: what it keeps, how much faster it is, and where it loses"
 
 
@@ -48,13 +51,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     codec: Annotated[list[str] | None, typer.Option(metavar="NAME[:SETTING=VALUE,…]", help=CODEC)] = None,
     teacher: Annotated[str | None, typer.Option(metavar="SYSTEM", help=TEACHER)] = None,
     traces: Annotated[str | None, typer.Option(metavar="append|fuse[:SETTING=VALUE,…]", help=TRACES)] = None,
-    report: Annotated[Path | None, typer.Option(help="with --teacher or --traces: HTML page to write")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="file to write (with several datasets or --codec a folder; finished evaluations there are kept)"
-        ),
-    ] = None,
+    ways: As = None,
+    pool: Pool = None,
+    documents: Documents = None,
+    candidates: Candidates = None,
+    limit: Limit = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT)] = None,
+    out: Annotated[Path | None, typer.Option(help=OUT)] = None,
     run: Annotated[Path | None, typer.Option(help="TREC run file to write (with several datasets: a folder)")] = None,
     markdown: Annotated[Path | None, typer.Option(help=MARKDOWN)] = None,
     latex: Annotated[Path | None, typer.Option(help=LATEX)] = None,
@@ -63,21 +66,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
     """Measure a system on the judged queries of a split. Of several datasets there is a table with their average.
 
     Example: lode evaluate minilm scifact --out minilm.json
-    """
-    from lodesmith.recipes.benchmarking import evaluate_datasets
 
+    Example: lode evaluate runs/clara squad --as closed,text,full --pool oracle --out answers
+    """
     _distinct(out, run, markdown, latex, report)
     _writable(markdown, latex, report)
     extra = [name for name in measures.split(",") if name]
-    _one_way(teacher=teacher, codec=codec, traces=traces)
+    _one_way(teacher=teacher, codec=codec, traces=traces, **{"as": ways})
+    given = {"pool": pool, "documents": documents, "candidates": candidates, "limit": limit}
+    if ways is not None:
+        _not_with_as(measures=measures, passages=passages)
+        answered = measure_answers(system, datasets, ways, given, split=split, out=out, run=run)
+        show_answers(as_json, answered, markdown, latex, report)
+        return
+    _only_with_as(**given)
+    common: dict[str, Any] = {"split": split, "measures": extra, "out": out, "passages": passages}
     if teacher is not None:
         _only_teacher(run)
         from lodesmith.recipes.retention import retention_datasets
 
         with progress():
-            held = retention_datasets(
-                system, teacher, datasets, split=split, measures=extra, out=out, passages=passages
-            )
+            held = retention_datasets(system, teacher, datasets, **common)
         _show_retention(as_json, held, markdown, latex, report)
         return
     if traces is not None:
@@ -85,26 +94,24 @@ def evaluate(  # noqa: PLR0913, PLR0917 - the options of the verb
 
         use = TraceUse.parse(traces)
         with progress():
-            told = controls_datasets(
-                system, datasets, use, split=split, measures=extra, out=out, run=run, passages=passages
-            )
+            told = controls_datasets(system, datasets, use, run=run, **common)
         _show_controls(as_json, told, markdown, latex, report)
         return
     if report is not None:
         do = "compare evaluation files: lode compare --report"
-        raise InputError("--report is written with --teacher or --traces", do)
+        raise InputError(f"--report is written {REPORT.partition(':')[0]}", do)
     if codec:
         from lodesmith.recipes.compressing import compressed_datasets
 
         with progress():
-            kept = compressed_datasets(
-                system, datasets, codec, split=split, measures=extra, out=out, run=run, passages=passages
-            )
+            kept = compressed_datasets(system, datasets, codec, run=run, **common)
         _show_codecs(as_json, kept, markdown, latex)
         return
+    from lodesmith.recipes.benchmarking import evaluate_datasets
+
     with progress():
-        found = evaluate_datasets(system, datasets, split=split, measures=extra, out=out, run=run, passages=passages)
-    _show_evaluations(as_json, found, extra, markdown, latex)
+        plain = evaluate_datasets(system, datasets, run=run, **common)
+    _show_evaluations(as_json, plain, extra, markdown, latex)
 
 
 def _show_evaluations(
@@ -131,7 +138,7 @@ def _show_evaluations(
 def compare(  # noqa: PLR0913, PLR0917 - the options of the verb
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="evaluation files of two systems or more")],
     baseline: Annotated[Path | None, typer.Option(help="the evaluation file that the others are held against")] = None,
-    measure: Annotated[str, typer.Option(help="the measure to test")] = "nDCG@10",
+    measure: Annotated[str | None, typer.Option(help="the measure to test; nDCG@10, or of answers CoverEM")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write")] = None,
     out: Annotated[Path | None, typer.Option(help="comparison file to write")] = None,
     markdown: Annotated[Path | None, typer.Option(help=MARKDOWN)] = None,
@@ -160,6 +167,18 @@ def _one_way(**given: object) -> None:
     """Refuse two ways to measure a system."""
     if len(several := [f"--{name}" for name, value in given.items() if value]) > 1:
         raise InputError(f"{' and '.join(several)} do not go together", "measure one at a time")
+
+
+def _not_with_as(**given: object) -> None:
+    """Refuse what says nothing of answers."""
+    if several := [f"--{name}" for name, value in given.items() if value]:
+        raise InputError(f"{several[0]} and --as do not go together", "leave one out")
+
+
+def _only_with_as(**given: object) -> None:
+    """Refuse what speaks of answers where none are asked for."""
+    if several := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise InputError(f"{several[0]} is of answers, and none are asked for", "say how: --as full")
 
 
 def _only_teacher(run: Path | None) -> None:

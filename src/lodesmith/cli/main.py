@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 import typer
 
-from lodesmith.cli import data, doctor, evaluation, explain, export, geometry, hybrid, index, training
+from lodesmith.cli import asking, data, doctor, evaluation, explain, export, geometry, hybrid, index, training
 from lodesmith.cli.console import say
 from lodesmith.core.errors import LodesmithError
 from lodesmith.core.memory import keep_freed
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="index")
-for room in (training, evaluation, explain, hybrid, geometry, export, doctor):
+for room in (training, evaluation, asking, explain, hybrid, geometry, export, doctor):
     for verb in room.VERBS:
         app.command()(verb)
 app.command()(index.encode)

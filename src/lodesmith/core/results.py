@@ -33,6 +33,7 @@ class Evaluation:
         cost: `encode_docs_per_s`, `query_ms_p50`, `index_bytes`, `parameters`, where they apply.
         fingerprints: of the dataset, the model and whatever else decides the figures.
         missing: how many of the judged queries the run had no result for; each counts 0.
+        answers: query id → what was written, where answers were measured.
     """
 
     system: str
@@ -44,10 +45,11 @@ class Evaluation:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation file's content."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "answers" or value}
 
     def save(self, path: Path | str) -> None:
         """Write the evaluation file atomically."""
@@ -66,6 +68,8 @@ class Evaluation:
         rows = list(self.per_query.values())
         if len(rows) != self.queries:
             raise ValueError(f"{self.queries} queries are announced, {len(rows)} are there")
+        if not isinstance(self.answers, Mapping) or not self.answers.keys() <= self.per_query.keys():
+            raise ValueError("there are answers to queries that are not there")
         for name, estimate in self.measures.items():
             values = [float(row[name]) for row in rows if name in row]
             if not all(0 <= value <= 1 for value in values):

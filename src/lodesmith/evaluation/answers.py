@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lodesmith.core.errors import InputError
 
-__all__ = ["answer_measures", "contiguous", "cover_em", "exact_match", "f1", "normalised", "unanswered"]
+__all__ = ["MEASURES", "answer_measures", "contiguous", "cover_em", "exact_match", "f1", "normalised", "unanswered"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _TRUTHS = {"True": "yes", "False": "no"}
@@ -97,6 +97,10 @@ _MEASURES: dict[str, Callable[[Tokens, Tokens], float]] = {
     "F1": _overlap,
     "Contiguous": _contains,
 }
+
+
+MEASURES = tuple(_MEASURES)
+"""The names of what is measured of an answer."""
 
 
 def _best(measure: Callable[[Tokens, Tokens], float], prediction: str, golds: Sequence[str]) -> float:

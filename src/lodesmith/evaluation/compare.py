@@ -13,6 +13,7 @@ import numpy as np
 from lodesmith.core.errors import InputError
 from lodesmith.core.registry import did_you_mean
 from lodesmith.core.results import Comparison, Evaluation, Pair, Recommendation
+from lodesmith.evaluation import answers
 from lodesmith.evaluation.hits import Floats
 from lodesmith.evaluation.measures import parse
 from lodesmith.evaluation.significance import SAME, bootstrap_means, detectable, holm, interval, randomisation_p, t_p
@@ -42,7 +43,7 @@ def compare(
 
     Args:
         evaluations: of several systems, on one dataset or more.
-        measure: its spelling; every evaluation must have it.
+        measure: its spelling, of rankings or of answers (`CoverEM`); every evaluation must have it.
         baseline: the system that the others are held against; the first one by default.
         permutations: of the randomisation test.
         seed: of bootstrap and randomisation.
@@ -53,7 +54,7 @@ def compare(
             or contents; a measure that is missing or not finite; no pair at all; an unknown baseline.
         ConfigError: the spelling is no measure.
     """
-    measure = str(parse(measure))
+    measure = measure if measure in answers.MEASURES else str(parse(measure))
     table = _by_dataset(evaluations)
     systems = tuple(dict.fromkeys(evaluation.system for evaluation in evaluations))
     if baseline is not None and baseline not in systems:
@@ -125,10 +126,10 @@ class _Test:
     def _values(self, evaluation: Evaluation, queries: Sequence[str]) -> Floats:
         where = f"the evaluation of {evaluation.system!r} on {evaluation.dataset!r}"
         if self.measure not in evaluation.measures:
-            raise InputError(
-                f"{where} has no {self.measure} (it has: {', '.join(evaluation.measures)})",
-                f"evaluate again with --measures {self.measure}",
-            )
+            do = f"evaluate again with --measures {self.measure}"
+            if "CoverEM" in evaluation.measures or self.measure in answers.MEASURES:
+                do = "choose one that all evaluations have, with --measure"
+            raise InputError(f"{where} has no {self.measure} (it has: {', '.join(evaluation.measures)})", do)
         try:
             values = np.array([evaluation.per_query[query][self.measure] for query in queries], np.float64)
         except (KeyError, TypeError, ValueError):

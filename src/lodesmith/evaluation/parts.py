@@ -37,4 +37,5 @@ def part(evaluation: Evaluation, queries: Collection[str]) -> Evaluation:
     kept = {key: values for key, values in evaluation.per_query.items() if key in queries}
     if not kept:
         raise InputError(f"{evaluation.system} on {evaluation.dataset} has none of these {len(queries)} queries")
-    return replace(evaluation, queries=len(kept), per_query=kept, measures=estimates(kept), missing=0)
+    answers = {key: answer for key, answer in evaluation.answers.items() if key in kept}
+    return replace(evaluation, queries=len(kept), per_query=kept, measures=estimates(kept), missing=0, answers=answers)

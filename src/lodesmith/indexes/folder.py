@@ -39,7 +39,7 @@ from lodesmith.indexes._generations import (
     writing,
 )
 
-__all__ = ["add", "compact", "create", "delete", "open_index", "read_manifest", "verify"]
+__all__ = ["add", "compact", "create", "delete", "open_index", "read_manifest", "vectors_of", "verify"]
 
 _SMALL = 256 << 20
 
@@ -190,6 +190,27 @@ def verify(folder: Path | str) -> int:
     manifest = read_manifest(folder)
     verify_files(Path(folder), manifest["files"])
     return len(manifest["files"])
+
+
+def vectors_of(folder: Path | str, ids: Sequence[str]) -> Vectors:
+    """The vectors of items, in memory and in this order, of the current generation.
+
+    Raises:
+        InputError: no index folder, or an item is not in it.
+    """
+    folder, wanted = Path(folder), dict.fromkeys(ids)
+    manifest = read_manifest(folder)
+    found: dict[str, tuple[Vectors, int]] = {}
+    for segment in segments_of(folder, manifest):
+        vectors, positions = live_items(folder, segment)
+        found |= {vectors.ids[at]: (vectors, at) for at in positions.tolist() if vectors.ids[at] in wanted}
+    if (missing := next((key for key in wanted if key not in found), None)) is not None:
+        raise InputError(f"the item {missing!r} is not in the index", path=folder)
+    parts = [found[key][0].take([found[key][1]]) for key in ids]
+    if not parts:
+        values = np.empty((0, manifest["dimension"]), np.float32)
+        return Vectors(values, np.zeros(1, np.int64), ())
+    return Vectors.joined(parts)
 
 
 def _same(folder: Path, manifest: dict[str, Any], **wanted: Any) -> None:

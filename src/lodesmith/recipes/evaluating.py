@@ -50,11 +50,18 @@ def compare_files(
     files: Sequence[Path],
     *,
     baseline: Path | None = None,
-    measure: str = "nDCG@10",
+    measure: str | None = None,
     report: Path | None = None,
     out: Path | None = None,
 ) -> tuple[list[Evaluation], Comparison]:
     """Compare evaluation files; write the comparison file and the page where asked.
+
+    Args:
+        files: of two systems at least.
+        baseline: that of the system the others are held against.
+        measure: what is tested; None for CoverEM where all files have answers, else nDCG@10.
+        report: the page to write.
+        out: the comparison file to write.
 
     Raises:
         InputError: fewer than two systems, or files that do not belong together.
@@ -68,6 +75,8 @@ def compare_files(
             evaluations.insert(0, first)
     if len({e.system for e in evaluations}) < 2:
         raise InputError("there is only one system in these files", "give the evaluation files of at least two")
+    if measure is None:
+        measure = "CoverEM" if all("CoverEM" in e.measures for e in evaluations) else "nDCG@10"
     comparison = comparing.compare(evaluations, measure=measure, baseline=name)
     if out is not None:
         comparison.save(out)

@@ -17,6 +17,7 @@ from lodesmith.core.files import locked, read_json, write_text
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
+from lodesmith.recipes._answer_pools import Kind
 from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.world import PROMPT, Reader, Sizes, reader_events, write_world
 
@@ -26,6 +27,7 @@ _TEXTS = ("closed", "text", "text-truncated")
 _STAGES = ("stage1", "stage2", "full")
 _CONTROLS = ("random", "shuffled")
 MEASURE = "CoverEM"
+POOLS: tuple[Kind, ...] = ("oracle", "normal")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class _Job:
         self.steps.once("reader", own, self._read, products=[self._reader])
         for rate in self.scale.rates:
             self._train(rate, own)
-            for pool in ("oracle", "normal"):
+            for pool in POOLS:
                 self._measure(rate, pool)
         return self._conclude()
 
@@ -192,7 +194,7 @@ class _Job:
     def _files(self, rate: int, pool: str) -> list[Path]:
         return [self.out / "evaluations" / pool / f"rate-{rate}, {way}.json" for way in self._ways(rate)]
 
-    def _measure(self, rate: int, pool: str) -> None:
+    def _measure(self, rate: int, pool: Kind) -> None:
         from lodesmith.recipes.answering import Plan, answer_dataset
 
         def work() -> None:
@@ -211,10 +213,7 @@ class _Job:
         from lodesmith.reports.tables import comparison_text
 
         found = [
-            Evaluation.load(file)
-            for pool in ("oracle", "normal")
-            for rate in self.scale.rates
-            for file in self._files(rate, pool)
+            Evaluation.load(file) for pool in POOLS for rate in self.scale.rates for file in self._files(rate, pool)
         ]
         comparison: Comparison = compare(found, measure=MEASURE, baseline=f"rate-{self.scale.rates[0]}, text")
         comparison.save(self.out / "comparison.json")

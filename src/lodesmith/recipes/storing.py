@@ -16,7 +16,7 @@ from lodesmith.core.registry import did_you_mean, find, names
 from lodesmith.recipes._document_vectors import contents, document_vectors
 from lodesmith.recipes.systems import load_encoder
 
-__all__ = ["Searcher", "answers", "build_index", "encode_dataset", "open_searcher"]
+__all__ = ["Searcher", "answers", "beginning", "build_index", "encode_dataset", "open_searcher", "texts_of"]
 
 
 def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None = None) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _open_dense(folder: Path) -> Searcher:
     manifest = _manifest(folder)
     encoder = load_encoder(_beside(folder, manifest["info"]["model"]), manifest["info"].get("passages"))
     index = index_folder.open_index(folder, model=encoder.fingerprint)
-    return Searcher(Dense(encoder, index), _documents(folder, manifest["info"]), {"model": encoder.fingerprint})
+    return Searcher(Dense(encoder, index), texts_of(folder, manifest["info"]), {"model": encoder.fingerprint})
 
 
 def _open_system(folder: Path) -> Searcher:
@@ -214,7 +214,7 @@ def _open_system(folder: Path) -> Searcher:
             prints |= searcher.fingerprints
             retrievers.append(searcher.retriever)
     retriever = retrievers[0] if len(retrievers) == 1 else Fused(retrievers)
-    return Searcher(retriever, _documents(folder, info), prints)
+    return Searcher(retriever, texts_of(folder, info), prints)
 
 
 def _absolute(model: str) -> str:
@@ -226,7 +226,7 @@ def _beside(folder: Path, name: str) -> str:
     return str(folder / name) if (folder / name).exists() else name
 
 
-def _documents(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
+def texts_of(folder: Path, info: Mapping[str, Any]) -> Mapping[str, Any]:
     """The texts, as far as the datasets are still there; of an id in several, that of the dataset added last."""
     places = [*_added(folder), *([_beside(folder, info["dataset"])] if info.get("dataset") else [])]
     return ChainMap(*(found for place in places if (found := _texts(Path(place)))))
@@ -251,10 +251,11 @@ def answers(searcher: Searcher, queries: Sequence[str], k: int = 10) -> list[dic
 
 def _hit(searcher: Searcher, rank: int, key: str, score: float) -> dict[str, Any]:
     document = searcher.documents.get(key)
-    title, text = (document.title, _beginning(document.text)) if document else ("", "")
+    title, text = (document.title, beginning(document.text)) if document else ("", "")
     return {"rank": rank, "id": key, "score": score, "title": title, "text": text}
 
 
-def _beginning(text: str, length: int = 160) -> str:
+def beginning(text: str, length: int = 160) -> str:
+    """The first words of a text, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"

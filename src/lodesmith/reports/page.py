@@ -17,6 +17,7 @@ from lodesmith.reports.markup import embedded, join, text
 from lodesmith.reports.method import method_section, pair_section
 from lodesmith.reports.sections import (
     answer_section,
+    context_section,
     data_of,
     difference_section,
     example_section,
@@ -69,6 +70,7 @@ def render(  # noqa: PLR0913 - what is compared, and the page's optional parts b
         opening(title, story),
         table_section(comparison_table(evaluations, comparison), story),
         interval_section(story),
+        context_section(story),
         latency_section(story),
         difference_section(story),
         example_section(examples, story),

@@ -1,4 +1,4 @@
-"""Three plots as SVG strings: intervals, quality against latency, and differences query by query.
+"""Three plots as SVG strings: intervals, quality against a cost, and differences query by query.
 
 Drawn at about one unit a pixel, so that a label is as large as its font says: ask for the width that the page has.
 Colours come from the page's CSS variables; `standalone` adds the style where there is no such page.
@@ -16,6 +16,9 @@ from lodesmith.reports.text import one_line, rate, signed, value
 
 WIDE = 520
 """From this width on, names stand beside their intervals; below it, above them."""
+
+LATENCY = ("milliseconds a query (median)", "ms")
+"""A cost of quality and its unit."""
 
 _MOST_BARS = 60
 """Up to this many queries each has a bar of its own; beyond, the bars close up into one outline."""
@@ -84,18 +87,25 @@ def _interval(
     return svg.group(parts, f"{name}: {_range(estimate)}", class_="lead" if lead else "other")
 
 
-def quality_latency_plot(
-    points: Mapping[str, tuple[float, Estimate]], *, measure: str, lead: str = "", width: int = 640
+def quality_cost_plot(
+    points: Mapping[str, tuple[float, Estimate]],
+    *,
+    measure: str,
+    cost: tuple[str, str] = LATENCY,
+    lead: str = "",
+    width: int = 640,
 ) -> str:
-    """Quality against the median time of a query, which runs on a logarithmic axis; further up and left is better.
+    """Quality against a cost, which runs on a logarithmic axis; further up and left is better.
 
     Args:
-        points: system → (milliseconds a query, estimate); systems without a positive finite time are left out.
+        points: system → (cost, estimate); systems without a positive finite cost are left out.
+        measure: of quality.
+        cost: what it is, and its unit; the median time of a query where not given.
         lead: the system drawn in the accent colour.
         width: in pixels.
 
     Returns:
-        The drawing, or an empty string where no system has a time.
+        The drawing, or an empty string where no system has a cost.
     """
     points = {name: point for name, point in points.items() if math.isfinite(point[0]) and point[0] > 0}
     if not points:
@@ -114,15 +124,13 @@ def quality_latency_plot(
         parts += [svg.label(left - 6, up(tick) + 4, _tick(tick), "axis", "end")]
     spots = {name: (log_at(math.log10(ms)), up(e.mean), up(e.low), up(e.high)) for name, (ms, e) in points.items()}
     for name, (x, y, y_low, y_high) in spots.items():
-        hint = f"{name}: {_range(points[name][1])}, {rate(points[name][0])} ms a query"
+        hint = f"{name}: {_range(points[name][1])}, {rate(points[name][0])} {cost[1]}"
         drawn = [svg.line(x, y_low, x, y_high, "thin"), svg.dot(x, y, 5, "dot")]
         parts.append(svg.group(drawn, hint, class_="lead" if name == lead else "other"))
     parts += _place_labels(spots, (left, top, right, bottom), lead)
-    parts.append(
-        svg.label((left + right) / 2, bottom + 36, "milliseconds a query (median), logarithmic", "axis", "middle")
-    )
-    facts = "; ".join(f"{n} {value(e.mean)} at {rate(ms)} ms" for n, (ms, e) in points.items())
-    return svg.figure(parts, (width, bottom + 44), f"{measure} against milliseconds a query", facts)
+    parts.append(svg.label((left + right) / 2, bottom + 36, f"{cost[0]}, logarithmic", "axis", "middle"))
+    facts = "; ".join(f"{n} {value(e.mean)} at {rate(own)} {cost[1]}" for n, (own, e) in points.items())
+    return svg.figure(parts, (width, bottom + 44), f"{measure} against {cost[0]}", facts)
 
 
 def _place_labels(spots: Mapping[str, tuple[float, float, float, float]], area: Box, lead: str) -> list[str]:

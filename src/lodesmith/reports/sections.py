@@ -11,7 +11,7 @@ from lodesmith.core.results import Evaluation, Pair
 from lodesmith.reports.examples import Answer, Example, Passage
 from lodesmith.reports.findings import differences, find_pair, ranked
 from lodesmith.reports.markup import Markup, breakable, foreign, join, tag
-from lodesmith.reports.plots import difference_plot, interval_plot, quality_latency_plot
+from lodesmith.reports.plots import LATENCY, difference_plot, interval_plot, quality_cost_plot
 from lodesmith.reports.story import Story
 from lodesmith.reports.tables import Cell, Table
 from lodesmith.reports.text import clip, isolated, probability, signed, value
@@ -135,20 +135,37 @@ def _dataset_caption(dataset: str, story: Story) -> Markup | str:
 
 def latency_section(story: Story) -> Markup:
     """What quality costs in time."""
+    lead = f"{story.measure} with its interval against the median time of a query. Higher and further left is better."
+    figures = _cost_figures(story, "query_ms_p50", LATENCY)
+    return section("latency", "What does quality cost?", lead, *figures)
+
+
+def context_section(story: Story) -> Markup:
+    """What quality costs in context, of systems that read one."""
+    lead = (
+        f"{story.measure} with its interval against the tokens that the documents of a question take, a mean over "
+        "questions. Higher and further left is better; what reads nothing is not drawn."
+    )
+    figures = _cost_figures(story, "context_tokens", ("tokens of context a question", "tokens"))
+    return section("context", "How much context does quality take?", lead, *figures)
+
+
+def _cost_figures(story: Story, key: str, cost: tuple[str, str]) -> list[Markup]:
+    """Quality against one of the costs, a figure a dataset."""
     figures = []
     for dataset, systems in story.blocks.items():
         points = {
-            name: (time, evaluation.measures[story.measure])
+            name: (own, evaluation.measures[story.measure])
             for name, evaluation in systems.items()
-            if (time := evaluation.cost.get("query_ms_p50")) is not None and story.measure in evaluation.measures
+            if (own := evaluation.cost.get(key)) is not None and story.measure in evaluation.measures
         }
         plots = [
-            quality_latency_plot(points, measure=story.measure, lead=story.lead, width=width) for _, width in WIDTHS
+            quality_cost_plot(points, measure=story.measure, cost=cost, lead=story.lead, width=width)
+            for _, width in WIDTHS
         ]
         if any(plots):
             figures.append(tag("figure", _dataset_caption(dataset, story), fitting(plots)))
-    lead = f"{story.measure} with its interval against the median time of a query. Higher and further left is better."
-    return section("latency", "What does quality cost?", lead, *figures)
+    return figures
 
 
 def shown_pairs(story: Story) -> list[tuple[str, str, str]]:

@@ -75,7 +75,8 @@ class Story:
     def _which(self) -> Fact:
         kind = "recommended" if self.recommended else f"the highest {self.measure}"
         below = f"{kind}; {self._companions()}" if self._companions() else kind
-        return Fact("Which retriever?", self.lead, below, name=True)
+        question = "Which system?" if self.measure == "CoverEM" else "Which retriever?"
+        return Fact(question, self.lead, below, name=True)
 
     def _companions(self) -> str:
         if len(self.blocks) != 1:

@@ -25,13 +25,17 @@ from lodesmith.reports.text import NONE, clip, columns, count, fit, one_line, pr
 
 Mark = Literal["", "best", "tied", "significant"]
 MEASURES = ("nDCG@10", "RR@10", "R@100")
+ANSWERS = ("CoverEM", "EM", "F1", "R@1", "R@3", "R@5")
+"""What is shown of systems that answer."""
 
-_COSTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+_Costs = tuple[tuple[str, str, Callable[[float | None], str]], ...]
+_COSTS: _Costs = (
     ("encode_docs_per_s", "docs/s", rate),
     ("query_ms_p50", "ms/query", rate),
     ("index_bytes", "index", size),
     ("parameters", "parameters", count),
 )
+_ANSWER_COSTS: _Costs = (("context_tokens", "context tokens", rate), *_COSTS[1:])
 _LEGEND: dict[Mark, str] = {
     "best": "significantly better than every other system on this measure, after Holm's correction",
     "tied": "the highest mean and the systems that these queries cannot tell apart from it",
@@ -79,39 +83,47 @@ class Table:
 
 
 def comparison_table(
-    evaluations: Sequence[Evaluation], comparison: Comparison, measures: Sequence[str] = MEASURES
+    evaluations: Sequence[Evaluation], comparison: Comparison, measures: Sequence[str] | None = None
 ) -> Table:
     """Quality, difference to the baseline and cost of every system: one block a dataset, highest mean first.
 
     Args:
         evaluations: at most one a system and dataset.
         comparison: its baseline and measure give the difference; measures that it did not test get no marks.
-        measures: the first one is shown with its 95 % interval.
+        measures: the first one is shown with its 95 % interval; None for `ANSWERS` of systems that answer, else
+            `MEASURES`.
 
     Raises:
         InputError: there are no evaluations, or two of one system on one dataset.
     """
     blocks = by_dataset(evaluations)
-    shown = [_block(dataset, systems, comparison, measures) for dataset, systems in blocks.items()]
+    answer = all("CoverEM" in evaluation.measures for evaluation in evaluations)
+    measures, costs = (ANSWERS if answer else MEASURES) if measures is None else measures, _costs(evaluations)
+    shown = [_block(dataset, systems, comparison, measures, costs) for dataset, systems in blocks.items()]
     if len(blocks) > 1 and common_systems(blocks):
-        shown.append(_average_block(blocks, comparison, measures))
+        shown.append(_average_block(blocks, comparison, measures, costs))
     used = {cell.mark for block in shown for row in block.rows for cell in row.cells}
     titles = (f"{measures[0]} [95\u00a0%]", *measures[1:]) if measures else ()
     against = f"Δ {comparison.measure} to {clip(one_line(comparison.baseline), 24)}"
     return Table(
-        (*titles, against, *(title for _, title, _ in _COSTS)),
+        (*titles, against, *(title for _, title, _ in costs)),
         tuple(shown),
         tuple(mark for mark in _LEGEND if mark in used),
     )
 
 
-def _block(dataset: str, systems: Systems, comparison: Comparison, measures: Sequence[str]) -> Block:
+def _costs(evaluations: Sequence[Evaluation]) -> _Costs:
+    """What systems that read a context cost, or any others."""
+    return _ANSWER_COSTS if any("context_tokens" in evaluation.cost for evaluation in evaluations) else _COSTS
+
+
+def _block(dataset: str, systems: Systems, comparison: Comparison, measures: Sequence[str], shown: _Costs) -> Block:
     groups = {measure: best_group(comparison, systems, dataset, measure) for measure in measures}
     rows = []
     for name in ranked(systems, comparison.measure):
         evaluation = systems[name]
         quality = [_quality(evaluation, m, groups[m], interval=i == 0) for i, m in enumerate(measures)]
-        costs = [Cell(show(evaluation.cost.get(key))) for key, _, show in _COSTS]
+        costs = [Cell(show(evaluation.cost.get(key))) for key, _, show in shown]
         rows.append(Row(one_line(name), (*quality, _difference(evaluation, comparison), *costs)))
     first = next(iter(systems.values()))
     return Block(f"{one_line(dataset)} · {one_line(first.split)} · {first.queries:,} queries", tuple(rows))
@@ -135,7 +147,9 @@ def _difference(evaluation: Evaluation, comparison: Comparison) -> Cell:
     return Cell(signed(pair.difference), probability(pair.p_holm), "significant" if pair.significant else "")
 
 
-def _average_block(blocks: Mapping[str, Systems], comparison: Comparison, measures: Sequence[str]) -> Block:
+def _average_block(
+    blocks: Mapping[str, Systems], comparison: Comparison, measures: Sequence[str], costs: _Costs
+) -> Block:
     means = {name: average(blocks, name, comparison.measure) for name in common_systems(blocks)}
     base = average(blocks, comparison.baseline, comparison.measure)
     rows = []
@@ -144,7 +158,7 @@ def _average_block(blocks: Mapping[str, Systems], comparison: Comparison, measur
         gap = None if mean is None or base is None else mean - base
         delta = Cell("baseline") if name == comparison.baseline else Cell(signed(gap))
         quality = [Cell(value(average(blocks, name, measure))) for measure in measures]
-        rows.append(Row(one_line(name), (*quality, delta, *(Cell(NONE) for _ in _COSTS))))
+        rows.append(Row(one_line(name), (*quality, delta, *(Cell(NONE) for _ in costs))))
     return Block(f"average of {len(blocks)} datasets", tuple(rows))
 
 
@@ -212,10 +226,12 @@ def evaluation_text(evaluation: Evaluation) -> str:
     """One system's measures with their 95 % intervals, and its costs, as lines of text."""
     head = " · ".join(map(one_line, (evaluation.system, evaluation.dataset, evaluation.split)))
     lines = [f"{head} · {evaluation.queries:,} queries"]
-    room = max([columns(name) for name in evaluation.measures] + [columns(title) for _, title, _ in _COSTS])
+    room = max(
+        [columns(name) for name in evaluation.measures] + [columns(title) for _, title, _ in _costs([evaluation])]
+    )
     for name, estimate in evaluation.measures.items():
         lines.append(f"{name:<{room}}  {value(estimate.mean)} [{value(estimate.low)}, {value(estimate.high)}]")
-    costs = [(title, show(evaluation.cost.get(key))) for key, title, show in _COSTS]
+    costs = [(title, show(evaluation.cost.get(key))) for key, title, show in _costs([evaluation])]
     lines += [f"{title:<{room}}  {shown}" for title, shown in costs if shown != NONE]
     if (share := evaluation.cost.get("truncated")) is not None:
         lines.append(f"{'truncated':<{room}}  {share:.1%} of the documents are longer than what the model reads")

@@ -1,0 +1,93 @@
+"""The memory models of a run: the final one, and the one that each stage left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.files import read_object, verify_files
+from lodesmith.recipes._run_folder import STAGES
+from lodesmith.recipes.systems import load_encoder
+
+if TYPE_CHECKING:
+    from lodesmith.encoders.memory import MemoryEncoder
+
+__all__ = ["MemoryModels", "open_memory"]
+
+_TRAIN = "give a run of `lode train clara`, or its model/ folder"
+
+
+def open_memory(name: str) -> MemoryEncoder:
+    """A memory model from a run directory or a model folder.
+
+    Raises:
+        InputError: there is none, or it is no memory model.
+        IntegrityError: its weights are not those that training wrote.
+    """
+    from lodesmith.encoders._loading import MEMORY, find_model, is_memory
+    from lodesmith.encoders.memory import MemoryEncoder
+
+    path = Path(name)
+    if (path / "recipe.yaml").is_file():
+        other = (path / "model").is_dir() and not (path / "model" / MEMORY).is_file()
+    else:
+        other = not is_memory(find_model(name))
+    if other:
+        raise InputError(f"{name} is no memory model, and answers are read from memory tokens", _TRAIN)
+    encoder = load_encoder(name)
+    assert isinstance(encoder, MemoryEncoder)
+    return encoder
+
+
+class MemoryModels:
+    """The models of a run by what is asked of them; one is in memory at a time.
+
+    Args:
+        name: a run directory, or the folder of one model, which has no stages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.spelling, path = name, Path(name)
+        self.run = path if (path / "recipe.yaml").is_file() else None
+        self.name = path.resolve().name if path.exists() else name
+        self._open: tuple[str, MemoryEncoder] | None = None
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages whose models were kept: all but the last, which left `model/`."""
+        kept = {} if self.run is None else read_object(self.run / "manifest.json").get("stage_files", {})
+        return [*kept]
+
+    def folder(self, stage: int | None) -> str:
+        """Where the model lies that a stage left (1 is the first), or, of None, the final one.
+
+        Raises:
+            ConfigError: there is no such stage.
+        """
+        if stage is None:
+            return self.spelling
+        if self.run is None:
+            raise ConfigError(f"{self.spelling} is one model, and its stages are not there", "give the run's directory")
+        if not (self.run / "manifest.json").is_file():
+            raise InputError("this run has no model yet", "finish it: lode train … --resume", path=self.run)
+        names = self.stages
+        if stage > len(names) + 1:
+            count = "one stage" if not names else f"{len(names) + 1} stages"
+            raise ConfigError(f"{self.run} has {count}, and stage {stage} is asked for", "leave it out")
+        return self.spelling if stage == len(names) + 1 else str(self.run / STAGES / names[stage - 1])
+
+    def open(self, stage: int | None) -> MemoryEncoder:
+        """The model of `folder`.
+
+        Raises:
+            IntegrityError: its weights are not those that training wrote.
+        """
+        folder = self.folder(stage)
+        if self._open is None or self._open[0] != folder:
+            self._open = None  # let go of one before the next is loaded
+            if self.run is not None and folder != self.spelling:
+                place = Path(folder)
+                verify_files(place, read_object(self.run / "manifest.json")["stage_files"][place.name])
+            self._open = folder, open_memory(folder)
+        return self._open[1]

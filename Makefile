@@ -4,6 +4,7 @@ LODE := .venv/bin/lode
 .venv/installed: pyproject.toml constraints.txt
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mlx]' || echo "no wheel of mlx here: its tests are skipped"
 	touch $@
 
 quickstart: .venv/installed

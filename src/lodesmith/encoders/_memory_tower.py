@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lodesmith.core.errors import InputError
 from lodesmith.encoders._memory_model import Compressed
 from lodesmith.encoders._packing import batches
 
@@ -96,6 +97,11 @@ class MemoryTower(nn.Module):
         asked = zip(read, _unpacked(questions), strict=True)
         readings = [encoder.reading(documents, question) for documents, question in asked]
         widths = [sum(map(len, parts)) + len(answer) for parts, answer in zip(readings, own, strict=True)]
+        if encoder.room is not None and max(widths, default=0) > encoder.room:
+            raise InputError(
+                f"a prompt with its answer has {max(widths)} tokens, and the model reads {encoder.room} at most",
+                "give fewer documents, a higher rate, or shorter answers",
+            )
         parts: list[Tensor] = [self.model.memory.new_zeros(0)] * len(own)
         for group in batches(widths, encoder.batch_tokens, padded=True):
             chosen = [own[at] for at in group]

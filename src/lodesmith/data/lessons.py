@@ -8,6 +8,7 @@ sentence is always the same, then in sentences of any form, then among more fact
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -139,7 +140,9 @@ class Lessons(Position):
         return [self.vocabulary["<s>"], *chosen, *chosen], asked
 
     def _document(self, draw: Random, plan: Level) -> Row:
-        read = [self._facts(draw, plan) for _ in range(plan.documents)]
+        read: list[list[Fact]] = []
+        for _ in range(plan.documents):  # no name is in two of them: a question has one answer
+            read.append(self._facts(draw, plan, {fact.name for facts in read for fact in facts}))
         told = [self.world.story(draw, facts, forms=STATEMENTS[: plan.forms]).text for facts in read]
         ids = [self.vocabulary["<s>"], *self._ids(" ".join(told))]
         asked = [False] * len(ids)
@@ -151,12 +154,12 @@ class Lessons(Position):
             asked += [False] * len(before) + [True] * len(behind)
         return ids, asked
 
-    def _facts(self, draw: Random, plan: Level) -> list[Fact]:
+    def _facts(self, draw: Random, plan: Level, taken: AbstractSet[str]) -> list[Fact]:
         """Those of a document as it will be; or of one name, or of one relation, so that each alone is learned too."""
         kind = "document" if self.held_out else draw.choice(("relation", "relation", "name", "document"))
         few = plan.facts <= 8
         about = {"relation": plan.facts if few else self.about, "name": 1, "document": 2 if few else self.about}[kind]
-        facts = self.world.facts(draw, plan.facts, about, friends=plan.friends, held_out=self.held_out)
+        facts = self.world.facts(draw, plan.facts, about, friends=plan.friends, held_out=self.held_out, taken=taken)
         if kind != "relation" or not few:
             return facts
         relation, names = draw.choice(list(self.world.known)), dict.fromkeys(fact.name for fact in facts)

@@ -9,6 +9,7 @@ takes both. Everything is words of a small vocabulary, which a small language mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -89,7 +90,7 @@ class World:
         ConfigError: a size is out of range.
     """
 
-    names: int = 64
+    names: int = 128
     relations: int = 8
     values: int = 32
     seed: int = 0
@@ -143,6 +144,11 @@ class World:
         """Whether the name of these words is one that training does not meet."""
         return (7 * first + 13 * last + self.seed) % _HELD_OUT == 0
 
+    @cached_property
+    def held_out(self) -> int:
+        """How many names are held out."""
+        return sum(self.is_held_out(first, last) for first in range(self.names) for last in range(self.names))
+
     def name(self, draw: Random, held_out: bool) -> str:
         """A name of one kind."""
         while True:
@@ -151,7 +157,14 @@ class World:
                 return f"{self.first[first]} {self.last[last]}"
 
     def facts(
-        self, draw: Random, count: int, about: int, *, friends: bool = True, held_out: bool = False
+        self,
+        draw: Random,
+        count: int,
+        about: int,
+        *,
+        friends: bool = True,
+        held_out: bool = False,
+        taken: AbstractSet[str] = frozenset(),
     ) -> list[Fact]:
         """Facts of one document, in a random order; no name has a relation twice.
 
@@ -161,10 +174,22 @@ class World:
             about: names of the document.
             friends: each name has a friend among the others, where there are others.
             held_out: names that training does not meet.
+            taken: names of this kind that others have; the document is about none of them.
+
+        Raises:
+            ConfigError: there are not so many names.
         """
+        there = self.held_out if held_out else self.names**2 - self.held_out
+        if about + len(taken) > there:
+            kind = "held-out names" if held_out else "names to train on"
+            raise ConfigError(
+                f"{about + len(taken)} {kind} are wanted, and {self.names} words make {there}",
+                "give more words of names",
+            )
         names: dict[str, None] = {}
         while len(names) < about:
-            names[self.name(draw, held_out)] = None
+            if (name := self.name(draw, held_out)) not in taken:
+                names[name] = None
         listed = list(names)
         grid = [(name, relation) for name in listed for relation in self.known]
         found = [Fact(name, relation, draw.choice(self.known[relation])) for name, relation in grid]

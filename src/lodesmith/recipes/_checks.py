@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,12 @@ def _check_memory(recipe: Recipe, stage: StagePlan, place: str) -> None:
         raise ConfigError(
             f"{place}.monitor: a memory model is not measured by {stage.monitor}",
             f"choose one of {', '.join(MEASURES)}",
+        )
+    names = [own.name for own in recipe.stages]
+    if names.count(stage.name) > 1 or not re.fullmatch(r"\w[\w. -]*", stage.name):
+        raise ConfigError(
+            f"{place}.name: {stage.name!r}, and the model is kept in a folder of that name",
+            "give each stage a name of its own, of letters and digits",
         )
     if stage.chunk or stage.pool:
         raise ConfigError(

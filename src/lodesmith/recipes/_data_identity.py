@@ -59,7 +59,13 @@ def _columns(recipe: Recipe) -> list[str]:
     named = [recipe.data.negatives] if recipe.data.negatives and "judged" in kinds else []
     traces = recipe.traces
     with_traces = traces is not None and traces.mode != "none"
-    return [*named, *([COLUMN] if "text" in kinds else []), *([traces.column] if traces and with_traces else [])]
+    answers = ["questions", "candidates", "negatives"] if "answers" in kinds else []
+    return [
+        *named,
+        *answers,
+        *([COLUMN] if "text" in kinds else []),
+        *([traces.column] if traces and with_traces else []),
+    ]
 
 
 def check_data(begun: Mapping[str, Any], now: Mapping[str, Any], out: object) -> None:

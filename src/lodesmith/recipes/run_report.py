@@ -74,6 +74,7 @@ def report(training: Training | WordVectorsTraining) -> list[Evaluation]:
     geometry = None
     vectors = resolved[recipe.name].vectors
     drawn = vectors is not None and vectors.is_dense and len(dataset.documents) > 1
+    drawn = drawn and not (isinstance(recipe, Recipe) and way(recipe.encoder) == "memory")  # of one token, at times
     if isinstance(recipe, Recipe) and recipe.evaluation.geometry and drawn:
         geometry = geometry_of(str(out), dataset, split=split, limit=PICTURED).geometry
         notes.append(f"Spectrum, cosines and map are of {recipe.name}'s vectors of {geometry.items:,} documents.")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sizes", "reader_events", "write_world"]
 
+ENOUGH = 0.85
+"""Accuracy from which a reader goes on to the next level, where it learns the rest."""
 PROMPT = "{documents} {question}"
 """How the reader is asked: documents, then the question, whose last word the answer follows."""
 
@@ -53,16 +55,21 @@ class Sizes:
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
     """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and all
-    questions on the training documents in the column `questions`.
+    questions on the training documents in the column `questions`. A held-out name is in one document alone, so that a
+    question on it has one answer in the whole corpus.
 
     Args:
         folder: of the dataset.
         sizes: how large.
         seed: of what is said.
         world: of what there is to say.
+
+    Raises:
+        ConfigError: the world has too few names.
     """
     sizes, world = sizes or Sizes(), world or World()
     documents, queries = [], []
+    taken: set[str] = set()
     judged: dict[str, dict[str, dict[str, int]]] = {}
     column: dict[str, list[dict[str, Any]]] = {}
     counts = {"train": sizes.documents, "dev": sizes.dev, "test": sizes.test, "forms": sizes.forms}
@@ -73,7 +80,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
         judged[split] = {}
         for number in range(count):
             draw = Random(f"{seed} {split} {number}")
-            facts = _facts(world, draw, sizes, split)
+            facts = _facts(world, draw, sizes, split, taken)
             name = f"{split}{number}"
             documents.append(Document(name, "", world.story(draw, facts, forms=said).text))
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
@@ -83,8 +90,8 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             for at, question in enumerate(asked[: sizes.asked]):
                 queries.append(Query(f"{name}.{at}", question.text, (question.answer,)))
                 judged[split][f"{name}.{at}"] = {name: 1}
-    info = {"source": "lodesmith.data.world", "seed": seed, **asdict(sizes), "world": asdict(world)}
-    Dataset.of(documents, queries, judged, name="world", info=info).save(folder)
+    info = {"source": "lodesmith.data.world", "seed": seed, "sizes": asdict(sizes), "world": asdict(world)}
+    Dataset.of(documents, queries, judged, name="world", **info).save(folder)
     with ColumnWriter(folder, "questions", "document", made_by=info) as writer:
         for name in writer.missing(column):
             writer.add(name, column[name], {"kept": len(column[name])})
@@ -92,10 +99,13 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
     return Dataset.load(folder)
 
 
-def _facts(world: World, draw: Random, sizes: Sizes, split: str) -> list[Fact]:
-    """Those of a document. Half of what is trained on is shorter, which is learned first."""
+def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: set[str]) -> list[Fact]:
+    """Those of a document. Half of what is trained on is shorter, which is learned first; of others, the names are
+    taken."""
     if split != "train":
-        return world.facts(draw, sizes.facts, sizes.about, held_out=True)
+        facts = world.facts(draw, sizes.facts, sizes.about, held_out=True, taken=taken)
+        taken.update(fact.name for fact in facts)
+        return facts
     count, about = draw.choice(((1.0, sizes.about), (1.0, sizes.about), (0.5, 2), (0.25, 1)))
     return world.facts(draw, max(1, round(count * sizes.facts)), min(about, sizes.about))
 
@@ -170,9 +180,10 @@ def reader_events(
         resume=True,
         recipe={"sizes": asdict(sizes), "reader": asdict(reader), "world": asdict(world)},
     )
-    yield from record(happenings, out / "metrics.jsonl")
     if ranks()[0]:
+        yield from happenings
         return
+    yield from record(happenings, out / "metrics.jsonl")
     with atomic_folder(out / "model") as new:
         model.save_pretrained(str(new))
         tokenizer.save_pretrained(str(new))
@@ -190,6 +201,7 @@ def _stages(
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
         settings = {"vocabulary": words, "about": sizes.about, "seed": seed}
+        new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}
         yield Stage(
@@ -198,16 +210,16 @@ def _stages(
             batches=lessons,
             optim=OptimSettings.model_validate(optim),
             steps=reader.steps if last else 3 * reader.steps,
-            validate=_measured(model, Lessons(world, plan, number, held_out=True, **settings)),  # type: ignore[arg-type]
+            validate=_measured(model, Lessons(world, plan, number, held_out=last, **new)),  # type: ignore[arg-type]
             validate_every=50,
             monitor="accuracy",
-            enough=None if last else 0.9,
+            enough=None if last else ENOUGH,
             checkpoint_every=200,
         )
 
 
 def _measured(model: Any, lessons: Lessons) -> Callable[[], Mapping[str, float]]:
-    """The share of the answers' tokens that the model would write, on documents of names it has not met."""
+    """The share of the answers' tokens that the model would write."""
     from lodesmith.objectives.language import Language
 
     batches = [lessons.batch(0, number) for number in range(4)]

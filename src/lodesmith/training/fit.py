@@ -280,6 +280,9 @@ class _Loop:
         at.reason = f"{stage.monitor} is enough" if stage.is_enough(at.best) else "complete"
         if early:
             at.reason = f"{stage.monitor} has not become better for {at.stale} validations"
+        if stage.enough is not None and not stage.is_enough(at.best):
+            message = f"stage {stage.name} ended before {stage.monitor} was {stage.enough}: its best is {at.best}"
+            yield events.Warning(*self._here(stage), message, "more steps, or another learning rate")
         if at.best is not None and at.best_step != at.step:
             yield from self._take_best(stage)
             if at.best_step == at.step - at.stage_step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lodesmith.core.records import Query
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.supervision import Example, pools
-from lodesmith.evaluation.answers import answer_measures
+from lodesmith.evaluation.answers import answer_measures, normalised
 from lodesmith.similarity.aligned import aligned_rows
 
 if TYPE_CHECKING:
@@ -48,22 +49,38 @@ class Answers:
         learner: whose model it is.
         stage: of the recipe.
         settings: of its objective.
+        memory: ids of documents → what a frozen compressor made of them, [n, t, H]; None where they are compressed
+            each time.
+        most: questions that are asked, at most.
     """
 
-    def __init__(self, learner: Memory, stage: StagePlan, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        learner: Memory,
+        stage: StagePlan,
+        settings: Mapping[str, Any],
+        *,
+        memory: Callable[[Sequence[str]], NDArray[np.floating]] | None = None,
+        most: int = ASKED,
+    ) -> None:
         self.learner, self.stage, self.settings = learner, stage, settings
+        self.memory, self.most = memory, most
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The validation queries that are asked: those that have an answer, or some of them."""
+        queries = self.learner.dataset.queries
+        there = [key for key in self.learner.pairs.validation if key in queries and _golds(queries[key])]
+        chosen = np.random.default_rng(self.learner.recipe.seed).permutation(len(there))[: self.most]
+        return [there[at] for at in np.sort(chosen).tolist()]
 
     @cached_property
     def _examples(self) -> list[Example]:
-        learner = self.learner
-        judged = learner.pairs.validation
-        keys = [key for key in judged if learner.dataset.queries[key].answers]
-        chosen = np.random.default_rng(learner.recipe.seed).permutation(len(keys))[:ASKED]
+        judged, queries = self.learner.pairs.validation, self.learner.dataset.queries
         found = []
-        for key in (keys[at] for at in np.sort(chosen).tolist()):
-            query = learner.dataset.queries[key]
+        for key in self.keys:
             relevant = tuple(document for document, grade in judged[key].items() if grade > 0)
-            found.append(Example("qa", query.text, query.answers, relevant, key))
+            found.append(Example("qa", queries[key].text, _golds(queries[key]), relevant, key))
         return found
 
     @cached_property
@@ -74,8 +91,7 @@ class Answers:
         """Means over the questions."""
         encoder, asked = self.learner.encoder, self._examples
         keys = list(dict.fromkeys(key for pool in self._pools for key in pool))
-        contents = [self.learner.dataset.documents[key].content for key in keys]
-        memory = encoder.encode(contents, "document", keys)
+        memory = self._compressed(keys)
         queries = encoder.encode([example.question for example in asked], "query", [e.query for e in asked])
         orders = self._ordered(queries, memory)
         chooses = self.settings.get("candidates") is not None
@@ -93,6 +109,14 @@ class Answers:
             hits = [_recall(own[:k], example.relevant) for own, example in zip(orders, asked, strict=True)]
             found[f"R@{k}"] = fmean(hits)
         return found | {LOSS: self._loss(read)}
+
+    def _compressed(self, keys: Sequence[str]) -> Vectors:
+        encoder = self.learner.encoder
+        if self.memory is None:
+            contents = [self.learner.dataset.documents[key].content for key in keys]
+            return encoder.encode(contents, "document", keys)
+        rows = np.asarray(self.memory(keys), np.float32).reshape(-1, encoder.dimension)
+        return Vectors(rows, np.arange(len(keys) + 1, dtype=np.int64) * encoder.count, tuple(keys))
 
     def _loss(self, read: Sequence[Sequence[NDArray[np.floating]]]) -> float:
         """The first gold answers' loss, read from the same memory."""
@@ -120,6 +144,11 @@ class Answers:
             found.append([key for _, key in own])
             start += len(pool)
         return found
+
+
+def _golds(query: Query) -> tuple[str, ...]:
+    """The answers of which something is left when they are compared."""
+    return tuple(answer for answer in query.answers if normalised(answer))
 
 
 def _recall(found: Sequence[str], relevant: Sequence[str]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from lodesmith.recipes.text_pairs import TextPairs
 if TYPE_CHECKING:
     from torch import nn
 
+    from lodesmith.data.reading_batches import ReadingBatches
     from lodesmith.encoders.memory import MemoryEncoder, MemoryTower
     from lodesmith.recipes.learners import Probe
     from lodesmith.recipes.targets import Ceiling, Targets
@@ -115,6 +116,10 @@ class Memory:
 
     def batches(self, stage: StagePlan) -> Batches:
         """Examples with their documents, or, where the compressor is frozen, with what it made of them."""
+        return self._batches(stage, self._memory)
+
+    def _batches(self, stage: StagePlan, memory: Callable[[Sequence[str]], NDArray[np.floating]]) -> ReadingBatches:
+        """The same, with what gives the memory of a frozen compressor."""
         from lodesmith.data.reading_batches import ReadingBatches
 
         settings = self._settings(stage)
@@ -130,8 +135,8 @@ class Memory:
             together=settings.get("together", 1),
             text_ids=self.encoder.text_ids,
             question_ids=self.encoder.question_ids,
-            answer_ids=self.encoder.answer_ids,
-            memory=self._memory if self._freezes(stage) else None,
+            answer_ids=partial(self.encoder.answer_ids, most=self.encoder.settings.document_length + 1),
+            memory=memory if self._freezes(stage) else None,
             seed=self.recipe.seed,
             shard=ranks(),
         )
@@ -162,13 +167,12 @@ class Memory:
 
     def _freezes(self, stage: StagePlan) -> bool:
         """Whether a stage leaves the compressor as it is, so that each document is compressed once."""
-        frozen = [group.match for group in stage.optim.groups if group.freeze]
-        own = [
-            f"encoder.{name}"
-            for name, _ in self._tower.named_parameters()
-            if any(fnmatchcase(f"encoder.{name}", pattern) for pattern in _COMPRESSOR)
-        ]
-        return all(any(fnmatchcase(name, pattern) for pattern in frozen) for name in own)
+        from lodesmith.training.optim import sort_names
+
+        frozen = {group.match for group in stage.optim.groups if group.freeze}
+        names = [f"encoder.{name}" for name, _ in self._tower.named_parameters()]
+        kept = {name for match, own in sort_names(stage.optim, names).items() if match in frozen for name in own}
+        return all(name in kept for name in names if any(fnmatchcase(name, pattern) for pattern in _COMPRESSOR))
 
     def _memory(self, keys: Sequence[str]) -> NDArray[np.floating]:
         """What the compressor, as it is, makes of documents: all are compressed once, into the store."""
@@ -223,10 +227,8 @@ class Memory:
         """What measures a stage: answers to validation questions; None where none has an answer."""
         from lodesmith.recipes.learners._answers import Answers
 
-        asked = {key: self.dataset.queries[key] for key in self.pairs.validation}
-        if not any(query.answers for query in asked.values()):
-            return None
-        return Answers(self, stage, self._settings(stage))
+        measured = Answers(self, stage, self._settings(stage), memory=self._memory if self._freezes(stage) else None)
+        return measured if measured.keys else None
 
     # ----------------------------------------------------------------------- saving
 
@@ -239,28 +241,58 @@ class Memory:
         self.save(folder)
 
     def forecast(self) -> dict[str, Any]:
-        """Seconds from some examples of each stage through both passes."""
-        seconds = 0.0
-        for stage in self.recipe.stages:
+        """Seconds from some examples of each stage through both passes, some documents, and some answers."""
+        seconds, stages = 0.0, self.recipe.stages
+        for stage in stages:
             count = len(self._examples(stage))
             steps = -(-count // stage.batch_size)
             seconds += self._timed(stage) * count * stage.passes(steps, self.recipe.engine.accumulate)
         own = sum(p.numel() for p in self._tower.parameters() if p.requires_grad)
+        kept = len(self.dataset.documents) if any(map(self._freezes, stages)) else 0
         return {
             "trainable_parameters": own,
+            "encoding_seconds_at_most": round(kept * self._each(), 3),
             "training_seconds": round(seconds, 3),
-            "validation_seconds": 0.0,
+            "validation_seconds": round(max(map(self._validating, stages)), 3),
+            "vectors_bytes": kept * self.encoder.count * self.encoder.dimension * 2,
             "memory_bytes": self.encoder.parameters_total * 4 + own * 12,
         }
+
+    def _each(self) -> float:
+        """Seconds a document takes to be compressed."""
+        keys = list(self.dataset.documents)[: 4 * _TIMED]
+        self._now(keys[:_TIMED])
+        start = time.perf_counter()
+        self._now(keys)
+        return (time.perf_counter() - start) / max(1, len(keys))
+
+    def _now(self, keys: Sequence[str]) -> NDArray[np.floating]:
+        """What the compressor makes of documents, and nothing stored."""
+        found = self.encoder.encode([self.dataset.documents[key].content for key in keys], "document", keys)
+        return found.values.reshape(len(keys), self.encoder.count, self.encoder.dimension)
+
+    def _validating(self, stage: StagePlan) -> float:
+        """Seconds of a validation; of compressing too, which is done once where the compressor is frozen."""
+        from lodesmith.recipes.learners._answers import Answers
+
+        measured = Answers(self, stage, self._settings(stage))
+        some = Answers(self, stage, self._settings(stage), most=_TIMED)
+        if not some.keys:
+            return 0.0
+        start = time.perf_counter()
+        some()
+        return (time.perf_counter() - start) / len(some.keys) * len(measured.keys)
 
     def _timed(self, stage: StagePlan) -> float:
         """Seconds an example takes."""
         import torch
 
+        from lodesmith.training.engine import move
+
         kind = find("objectives", stage.objective.use)
         objective = kind(self._tower, **stage.objective.settings)
-        batches = self.batches(stage.model_copy(update={"batch_size": _TIMED}))
-        batch = next(iter(batches))
+        batches = self._batches(stage.model_copy(update={"batch_size": _TIMED}), self._now)
+        batch = move(next(iter(batches)), self.encoder.device)
         trained = [p for p in self._tower.parameters() if p.requires_grad]
         for _ in range(2):  # the first pays for warming up
             start = time.perf_counter()

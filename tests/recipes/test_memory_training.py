@@ -1,0 +1,525 @@
+"""A whole training of a memory model: three stages, what each leaves, resume to the bit, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import memory_worlds
+import numpy as np
+import pytest
+import torch
+from memory_worlds import training
+from safetensors.torch import load_file
+
+import causal_models
+from lodesmith.core import events
+from lodesmith.core.errors import ConfigError, InputError, LodesmithError, ResumeError
+from lodesmith.core.events import Event
+from lodesmith.core.files import read_json, sha256_folder
+from lodesmith.core.records import Dataset, Document, Query
+from lodesmith.core.vectors import Vectors
+from lodesmith.data.importing import import_paths
+from lodesmith.encoders import MemoryEncoder
+from lodesmith.recipes.learners import _answers
+from lodesmith.recipes.train import forecast, plan
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*")
+
+STAGES = ("compress", "instruct", "end_to_end")
+ADAPTERS = ("encoder", "decoder", "query_reasoner")
+ONCE = {f"stages.{stage}.epochs": 1 for stage in range(3)}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path) -> None:
+    """Memory is kept in a folder of the test's own."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_answers() -> Iterator[None]:
+    """Random weights never end one, and each token takes its time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_answers, "MOST", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return causal_models.build(tmp_path_factory.mktemp("base") / "reader", "llama", bos=True)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    place = memory_worlds.write(tmp_path / "beasts")
+    memory_worlds.columns(place)
+    return place
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A finished run, its events, and which stages' folders were there at each."""
+
+    out: Path
+    events: list[Event]
+    kept: list[set[str]]
+    fingerprint: str
+    dataset: Path
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    place = tmp_path_factory.mktemp("finished")
+    dataset = memory_worlds.write(place / "beasts")
+    memory_worlds.columns(dataset)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("LODESMITH_CACHE", str(place / "cache"))
+        planned = training(dataset, base, place / "run", reported=True)
+        happened, kept = [], []
+        for event in planned.events():
+            happened.append(event)
+            kept.append({path.name for path in (place / "run/stages").glob("*")})
+        yield Seen(place / "run", happened, kept, planned.learner.encoder.fingerprint, dataset)
+
+
+def tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Of a model folder: adapter → its weights, and `own`: memory and mark."""
+    found = {name: load_file(folder / f"adapters/{name}/adapter_model.safetensors") for name in ADAPTERS}
+    return found | {"own": load_file(folder / "memory.safetensors")}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    assert a
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ----------------------------------------------------------------------------------------------------- what is left
+
+
+def test_a_run_keeps_what_each_stage_left(finished: Seen) -> None:
+    out, manifest = finished.out, read_json(finished.out / "manifest.json")
+    assert {path.name for path in (out / "stages").iterdir()} == {"compress", "instruct"}
+    assert manifest["model_files"] == sha256_folder(out / "model")
+    assert manifest["stage_files"] == {name: sha256_folder(out / "stages" / name) for name in STAGES[:2]}
+    assert manifest["begun"] == MemoryEncoder(out / "untrained", precision="float32").fingerprint
+    assert manifest["columns"].keys() == {"questions", "candidates", "negatives"}
+    saved = MemoryEncoder(out / "model", precision="float32")
+    assert saved.fingerprint == finished.fingerprint
+    assert saved.model.reasons
+
+
+def test_each_stage_changes_what_it_trains_and_nothing_else(finished: Seen) -> None:
+    untrained, compress, instruct, whole = (
+        tensors(finished.out / place) for place in ("untrained", "stages/compress", "stages/instruct", "model")
+    )
+    assert same(untrained["query_reasoner"], compress["query_reasoner"])
+    for part in ("encoder", "decoder", "own"):
+        assert not same(untrained[part], compress[part]), part
+    for part in ("encoder", "query_reasoner", "own"):
+        assert same(compress[part], instruct[part]), part
+    assert not same(compress["decoder"], instruct["decoder"])
+    for part in ("encoder", "own"):
+        assert same(instruct[part], whole[part]), part
+    assert not same(instruct["decoder"], whole["decoder"])
+    assert not same(whole["encoder"], whole["query_reasoner"])  # it began as a copy, and was trained
+    words = [load_file(finished.out / place / "base/model.safetensors") for place in ("untrained", "model")]
+    assert same(*words)
+
+
+def test_a_stage_is_kept_before_the_next_one_measures_or_steps(finished: Seen) -> None:
+    for event, kept in zip(finished.events, finished.kept, strict=True):
+        assert kept >= set(STAGES[: STAGES.index(event.stage)]), event
+    assert finished.kept[0] == set()
+
+
+def test_the_lowest_loss_is_the_best(finished: Seen) -> None:
+    best: dict[str, float] = {}
+    seen = 0
+    for event in finished.events:
+        if isinstance(event, events.Validation):
+            seen += 1
+            loss = event.measures["loss"]
+            assert event.best == (loss < best.get(event.stage, np.inf))
+            best[event.stage] = min(loss, best.get(event.stage, np.inf))
+    assert seen == 3 * 3  # before each stage, and after each of its epochs
+    done = finished.events[-1]
+    assert isinstance(done, events.Done)
+    assert "has not become better" not in done.reason
+
+
+def test_a_stage_ends_with_the_weights_of_its_best_validation(dataset: Path, base: Path, tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    more = {"stages.0.monitor": "R@1", "stages.0.optim.lr": 1.0, "stages.0.epochs": 1}
+    planned = training(dataset, base, tmp_path / "run", **more)
+    planned = type(planned)(
+        planned.recipe.model_copy(update={"stages": planned.recipe.stages[:1]}), planned.out, False, False
+    )
+    for event in planned.events():
+        if isinstance(event, events.Validation):
+            told.append(dict(event.measures))
+    assert len(told) == 2
+    best = max(told, key=lambda measures: measures["R@1"])  # the first of equals
+    measured = planned.learner.validation(planned.recipe.stages[0])  # type: ignore[attr-defined]
+    assert measured()["loss"] == pytest.approx(best["loss"], abs=1e-5)
+    assert not (tmp_path / "run/stages").exists()
+    assert "stage_files" not in read_json(tmp_path / "run/manifest.json")
+
+
+def test_its_page_shows_it_beside_its_untrained_self(finished: Seen) -> None:
+    assert (finished.out / "report.html").is_file()
+    names = {path.stem for path in (finished.out / "evaluations").iterdir()}
+    assert names == {"random", "bm25", "untrained", "clara"}
+
+
+def test_one_memory_token_a_document_has_a_page_too(dataset: Path, base: Path, tmp_path: Path) -> None:
+    more = {"encoder.rate": 16, **ONCE}
+    list(training(dataset, base, tmp_path / "run", reported=True, **more).events())
+    assert MemoryEncoder(tmp_path / "run/model").count == 1
+    assert (tmp_path / "run/report.html").is_file()
+
+
+# --------------------------------------------------------------------------------------------------- same bits, kills
+
+
+def main(base: str, dataset: str, out: str, *names: str) -> None:
+    """Train whole; then, for each place, train until it and die there, and go on. Children of a process that has
+    computed nothing yet: imports are paid for once."""
+    import peft  # noqa: F401
+    import sentence_transformers  # noqa: F401
+
+    _answers.MOST = 4
+
+    def train(name: str, stop: Callable[[Event, int], bool] | None) -> None:
+        child = os.fork()
+        if child:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (-signal.SIGKILL if stop else 0)
+            return
+        torch.set_num_threads(1)
+        seen: dict[tuple[str, type[Event]], int] = {}
+        for number, event in enumerate(training(Path(dataset), Path(base), Path(out) / name).events()):
+            kind = (event.stage, type(event))
+            seen[kind] = seen.get(kind, 0) + 1
+            if not number:
+                print(name, "begins with", type(event).__name__, event.stage, event.step, flush=True)
+            if stop and stop(event, seen[kind]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+
+    train("whole", None)
+    for name in names:
+        stage, kind, count = PLACES[name]
+        wanted = getattr(events, kind)
+        train(name, lambda e, n, s=stage, w=wanted, c=count: isinstance(e, w) and e.stage == s and n == c)
+        train(name, None)
+
+
+PLACES = {
+    "compress": ("compress", "Checkpoint", 1),  # in the middle of a stage
+    "border": ("instruct", "Validation", 1),  # the next one has begun, without a step
+    "end_to_end": ("end_to_end", "Validation", 2),  # the query reasoner has steps, and no checkpoint
+    "untold": ("compress", "Checkpoint", 2),  # a stage has ended, and nothing of it is kept apart yet
+    "instruct": ("instruct", "Validation", 3),
+    "unsaved": ("end_to_end", "Checkpoint", 2),  # all is trained, and nothing saved
+}
+"""Name of a run → stage, kind and number of the event after which it is killed."""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("compress", "border", "end_to_end"),
+        pytest.param(("untold", "instruct", "unsaved"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_bits_after_a_kill_in_each_stage(
+    names: tuple[str, ...], dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    paths = os.pathsep.join([str(Path(causal_models.__file__).parent), str(Path(__file__).parent)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, str(base), str(dataset), str(tmp_path / "runs"), *names],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    assert told.count("begins with Resumed") == len(names)
+    whole = sha256_folder(tmp_path / "runs/whole/model")
+    for folder in (tmp_path / "runs").iterdir():
+        assert sha256_folder(folder / "model") == whole, folder.name
+        for stage in STAGES[:2]:
+            kept = sha256_folder(folder / "stages" / stage)
+            assert kept == sha256_folder(tmp_path / "runs/whole/stages" / stage), folder.name
+    assert len(list((tmp_path / "runs").iterdir())) == 1 + len(names)
+
+
+def test_other_questions_or_candidates_are_other_data(finished: Seen, base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished.out, tmp_path / "run")
+    other = shutil.copytree(finished.dataset, tmp_path / "beasts")
+    more = {"data": str(finished.dataset)}
+    happened = list(training(other, base, tmp_path / "run", **more).events())
+    assert isinstance(happened[0], events.Done)  # it was finished, over the same data
+    column = finished.dataset / "columns/questions.jsonl"
+    before = column.read_text()
+    try:
+        column.write_text(before.replace("and the cat", "or the cat"))
+        with pytest.raises(ResumeError, match="the column questions has changed"):
+            list(training(other, base, tmp_path / "run", **more).events())
+    finally:
+        column.write_text(before)
+
+
+# --------------------------------------------------------------------------------------------------------- the memory
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The documents that were compressed without gradients, one after another."""
+    found: list[str] = []
+    real = MemoryEncoder.encode
+
+    def encode(self: MemoryEncoder, texts: Sequence[str], side: Any = "document", ids: Any = None) -> Vectors:
+        found.extend(texts if side == "document" else [])
+        return real(self, texts, side, ids)
+
+    monkeypatch.setattr(MemoryEncoder, "encode", encode)
+    return found
+
+
+def test_a_frozen_compressor_reads_each_document_once(
+    dataset: Path, base: Path, tmp_path: Path, encoded: list[str]
+) -> None:
+    contents = {document.content for document in Dataset.load(dataset).documents.values()}
+    list(training(dataset, base, tmp_path / "run", **{"data.validation": None, **ONCE}).events())
+    assert len(encoded) == len(contents)  # in both stages together
+    assert set(encoded) == contents
+    encoded.clear()
+    list(training(dataset, base, tmp_path / "again", **{"data.validation": None, **ONCE}).events())
+    assert encoded == []  # the same weights, and what they made is there
+    assert sha256_folder(tmp_path / "run/model") == sha256_folder(tmp_path / "again/model")
+
+
+def test_validation_reads_the_kept_memory(dataset: Path, base: Path, tmp_path: Path, encoded: list[str]) -> None:
+    read: dict[str, int] = {}
+    for event in training(dataset, base, tmp_path / "run", **ONCE).events():
+        if isinstance(event, events.Validation):
+            read[event.stage] = read.get(event.stage, 0) + len(encoded)
+            encoded.clear()
+    assert read == {"compress": 2 * 15, "instruct": 15, "end_to_end": 0}
+
+
+def test_a_compressor_that_an_earlier_group_trains_is_not_frozen(dataset: Path, base: Path, tmp_path: Path) -> None:
+    planned = training(dataset, base, tmp_path / "run")
+    frozen = planned.recipe.stages[1]
+    assert "memory" in next(iter(planned.learner.batches(frozen)))
+    for match in ("*.0.*.lora_*.encoder.*", "*memory"):
+        own = [{"match": match, "lr": 1e-4}, *(group.model_dump() for group in frozen.optim.groups)]
+        optim = type(frozen.optim).model_validate(frozen.optim.model_dump() | {"groups": own})
+        batch = next(iter(planned.learner.batches(frozen.model_copy(update={"optim": optim}))))
+        assert "documents" in batch
+
+
+def test_an_answer_is_cut_where_its_document_is(dataset: Path, base: Path, tmp_path: Path) -> None:
+    told = " ".join(["the cat likes thunder ."] * 30)
+    Dataset.of([Document("d", "", told)], [Query("q", "what ?", ("music",))], {"train": {"q": {"d": 1}}}).save(
+        tmp_path / "long"
+    )
+    kinds = {"stages.0.objective.kinds": ["autoencode"], "data.validation": None}
+    planned = training(tmp_path / "long", base, tmp_path / "run", **kinds)
+    batch = next(iter(planned.learner.batches(planned.recipe.stages[0])))
+    assert len(batch["answers"]["ids"]) == 16 + 1
+    assert batch["answers"]["ids"][-1] == planned.learner.encoder.tokenizer.eos_token_id  # type: ignore[attr-defined]
+
+
+# ----------------------------------------------------------------------------------------------------------- the data
+
+
+def test_a_forecast_counts_the_steps_and_compresses_a_few_documents(
+    finished: Seen, dataset: Path, base: Path, tmp_path: Path, encoded: list[str]
+) -> None:
+    steps: dict[str, int] = {}
+    for event in finished.events:
+        steps[event.stage] = max(steps.get(event.stage, 0), event.step)
+    told = forecast(training(dataset, base, tmp_path / "run"))
+    borders = [0, *(steps[name] for name in STAGES)]
+    assert list(told["steps"].values()) == np.diff(borders).tolist()
+    assert told["steps"].keys() == set(STAGES)
+    assert told["validation_queries"] == 3
+    assert min(told[name] for name in ("training_seconds", "validation_seconds", "encoding_seconds_at_most")) > 0
+    assert told["vectors_bytes"] == 15 * 4 * 32 * 2
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "cache").rglob("*.npy"))  # nothing is stored
+
+
+def test_a_limit_is_of_examples(dataset: Path, base: Path, tmp_path: Path) -> None:
+    planned = training(dataset, base, tmp_path / "run", **{"data.limit": 5, "data.validation": None, **ONCE})
+    counts = [planned.learner.examples_of(stage) for stage in planned.recipe.stages]  # type: ignore[attr-defined]
+    assert counts == [5, 5, 5]
+    assert forecast(planned)["steps"] == {"compress": 2, "instruct": 2, "end_to_end": 2}
+    last = list(planned.events())[-1]
+    assert last.step == 6
+    whole = training(dataset, base, tmp_path / "x")
+    counts = [whole.learner.examples_of(stage) for stage in whole.recipe.stages]  # type: ignore[attr-defined]
+    assert counts == [18, 9, 9]  # paraphrases are of documents that are given
+
+
+def test_what_is_held_out_of_the_training_split_is_not_trained_on(base: Path, tmp_path: Path) -> None:
+    place = memory_worlds.write(tmp_path / "beasts", ("train", "test"))
+    memory_worlds.columns(place)
+    planned = training(place, base, tmp_path / "run", **{"data.hold_out": 0.4, **ONCE})
+    held = set(planned.pairs.validation)
+    assert 0 < len(held) < 9
+    texts = {planned.dataset.queries[key].text for key in held}
+    for stage in planned.recipe.stages:
+        examples = planned.learner._examples(stage)  # type: ignore[attr-defined]
+        assert not texts & {example.question for example in examples}
+        assert len({example.question for example in examples if example.kind == "simple"}) == 9 - len(held)
+    assert sum(isinstance(event, events.Validation) for event in planned.events()) == 6
+
+
+def test_questions_alone_are_enough(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = memory_worlds.write(tmp_path / "beasts", ())
+    memory_worlds.columns(place)
+    planned = training(place, base, tmp_path / "run", reported=True, **ONCE)
+    happened = list(planned.events())
+    assert "no judgements to validate on" in caplog.text
+    assert not any(isinstance(event, events.Validation) for event in happened)
+    assert not (tmp_path / "run/report.html").exists()  # nothing is judged
+    assert not same(*(tensors(tmp_path / "run" / name)["decoder"] for name in ("untrained", "model")))
+    assert read_json(tmp_path / "run/manifest.json")["stage_files"].keys() == {"compress", "instruct"}
+
+
+def test_examples_as_the_public_code_spells_them_train(base: Path, tmp_path: Path) -> None:
+    texts = [f"the {who} {does} {memory_worlds.answer(at)}" for at, (who, does) in enumerate(memory_worlds.FACTS)]
+    lines: list[dict[str, Any]] = [
+        {
+            "data_type": "qa",
+            "question": ["who ?", f"what {at} ?"],
+            "answers": ["the cat", "moon"],
+            "docs": [own],
+        }
+        for at, own in enumerate(texts[:8])
+    ]
+    lines += [{"data_type": "paraphrase", "answer": f"so {own}", "docs": own} for own in texts[8:]]
+    (tmp_path / "sample.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    import_paths([tmp_path / "sample.jsonl"], tmp_path / "sample")
+    planned = training(tmp_path / "sample", base, tmp_path / "run", **{"data.validation": None, **ONCE})
+    kinds = [example.kind for example in planned.learner._examples(planned.recipe.stages[0])]  # type: ignore[attr-defined]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"qa": 16, "paraphrase": 7}
+    list(planned.events())
+    assert MemoryEncoder(tmp_path / "run/model").count == 4
+
+
+def test_answers_that_cannot_be_compared_are_not_asked(base: Path, tmp_path: Path) -> None:
+    place = memory_worlds.write(tmp_path / "beasts")
+    lines = [json.loads(line) for line in (place / "queries.jsonl").read_text().splitlines()]
+    golds = {"q9": ["The"], "q10": ["", "moon", "?"], "q11": []}
+    for line in lines:
+        line["answers"] = golds.get(line["_id"], line.get("answers"))
+    (place / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    planned = training(place, base, tmp_path / "run")
+    measured = planned.learner.validation(planned.recipe.stages[0])  # type: ignore[attr-defined]
+    assert measured.keys == ["q10"]
+    assert np.isfinite(list(measured().values())).all()
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"stages.0.pairs": "judged"}, "memory tokens are learned from answers"),
+        ({"stages.2.pairs": "text"}, "memory tokens are learned from answers"),
+        ({"stages.0.objective": {"use": "contrast"}}, "reads no answers"),
+        ({"stages.1.objective": {"use": "mimic"}, "stages.1.pairs": "none"}, "reads no answers"),
+        ({"stages.0.monitor": "nDCG@10"}, "not measured by nDCG@10"),
+        ({"stages.0.monitor": "teacher"}, "not measured by teacher"),
+        ({"teacher": "minilm"}, "mimics nobody"),
+        ({"stages.1.chunk": 8}, "chunk and pool are of pairs"),
+        ({"stages.0.pool": 8}, "chunk and pool are of pairs"),
+        ({"evaluation.validate_on": "anything"}, "answers are validated on the training data alone"),
+        ({"traces": {"mode": "use"}}, "has neither"),
+        ({"document_encoder": {"use": "memory"}}, "no tower of its own"),
+        ({"data.negatives": "negatives"}, "finds the column itself"),
+        ({"stages.0.name": "instruct"}, "a name of its own"),
+        ({"stages.0.name": "../../there"}, "a name of its own"),
+        ({"stages.0.objective.together": 0}, "together 0"),
+        ({"stages.0.objective.answer": 0.0, "stages.0.objective.mse": 0.0}, "has no term"),
+        ({"stages.2.objective.candidates": 1}, "cannot be chosen among 1"),
+        ({"stages.2.objective.temperature": 0.0}, "above 0"),
+        ({"stages.0.objective.kinds": []}, "kinds is empty"),
+        ({"encoder.rates": 4}, "rates"),
+    ],
+)
+def test_a_recipe_that_means_nothing_is_refused(
+    more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        training(dataset, base, tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "said"),
+    [
+        ("late", {"stages.0.pairs": "answers"}, "answers are for the encoder memory"),
+        ("late", {"stages.0.objective": {"use": "compress"}}, "for the encoder memory"),
+        ("isotropic", {"stages.0.objective": {"use": "end_to_end"}}, "for the encoder memory"),
+    ],
+)
+def test_answers_are_for_memory_models(
+    recipe: str, more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(recipe, {"data": str(dataset), "base": str(base), **more}, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"stages.0.objective.kinds": ["simpel"]}, "no kind of examples is called 'simpel'"),
+        ({"stages.1.objective.kinds": ["paraphrase"]}, "there are no examples"),
+        ({"stages.1.objective.documents": 16}, "has 15 documents, and 16 are read"),
+        ({"base": "minilm"}, "no causal language model"),
+        ({"encoder.rate": 17}, "rate 17 is not between 1 and document_length, 16"),
+        ({"encoder.document_length": 1000, "encoder.rate": 4}, "more than the 256 tokens of the model"),
+        ({"encoder.lora": {"ranks": 2}}, "lora has no setting 'ranks'"),
+        ({"encoder.prompt": "{question}"}, "has {documents} 0 times"),
+        ({"data.train": "trian"}, "trian"),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_model_is_refused(
+    more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LodesmithError) as caught:
+        list(training(dataset, base, tmp_path / "run", **more).events())
+    assert said in str(caught.value)
+
+
+def test_a_dataset_without_answers_is_refused(base: Path, tmp_path: Path) -> None:
+    place = memory_worlds.write(tmp_path / "beasts", answered=False)
+    with pytest.raises(InputError, match="no example of train has an answer"):
+        list(training(place, base, tmp_path / "run").events())
+
+
+def test_a_prompt_that_is_too_long_is_refused_while_training(base: Path, tmp_path: Path) -> None:
+    documents = [Document(f"d{n}", "", "the cat") for n in range(3)]
+    queries = [Query("q", "what does the cat eats ? " * 60, ("moon",))]
+    Dataset.of(documents, queries, {"train": {"q": {"d0": 1}}}, name="long").save(tmp_path / "long")
+    with pytest.raises(InputError, match="tokens, and the model reads 256 at most"):
+        list(training(tmp_path / "long", base, tmp_path / "run", **{"data.validation": None}).events())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,209 @@
+"""A world on disk: a dataset that is sound, and a language model that learns to read it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from lodesmith.core import events
+from lodesmith.core.columns import Column
+from lodesmith.core.errors import ConfigError, ResumeError
+from lodesmith.core.files import sha256_folder
+from lodesmith.core.records import Dataset
+from lodesmith.data.check import check
+from lodesmith.data.supervision import examples, pools
+from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, World
+from lodesmith.encoders import MemoryEncoder
+from lodesmith.recipes.world import PROMPT, Reader, Sizes, reader_events, write_world
+
+SIZES = Sizes(documents=40, facts=10, about=3, dev=6, test=12, forms=8, asked=4)
+WORLD = World(names=32, relations=5, values=8)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_world(tmp_path_factory.mktemp("world") / "world", SIZES, 3, WORLD)
+
+
+def fits(text: str, forms: tuple[str, ...]) -> bool:
+    """Whether a question has one of the forms."""
+    told = text.split()
+    for form in forms:
+        wanted = form.replace("{name}", "{name} {name}").split()
+        if len(wanted) == len(told) and all("{" in a or a == b for a, b in zip(wanted, told, strict=True)):
+            return True
+    return False
+
+
+def test_nothing_is_wrong_with_it(dataset: Dataset) -> None:
+    assert dataset.folder is not None
+    report = check(dataset.folder)
+    assert report.ok
+    kinds = {problem.kind for problem in report.problems}
+    assert kinds <= {"near-duplicate-query"}, kinds  # the same form, of a name that shares a word
+    assert dataset.info["seed"] == 3
+    assert dataset.info["world"] == asdict(WORLD)
+    assert dataset.info["sizes"] == asdict(SIZES)
+
+
+def test_it_has_what_its_sizes_say(dataset: Dataset) -> None:
+    counts = {split: len(judged) for split, judged in dataset.judgements.items()}
+    assert counts == {"train": len(dataset.split("train")), "dev": 24, "test": 48, "forms": 32}
+    assert 100 < counts["train"] <= 160  # short documents have fewer questions
+    assert len(dataset.documents) == 40 + 6 + 12 + 8
+    assert all(len(query.answers) == 1 for query in dataset.queries.values())
+
+
+def names_of(text: str) -> set[str]:
+    told = text.split()
+    firsts, lasts = set(WORLD.first), set(WORLD.last)
+    return {f"{a} {b}" for a, b in pairwise(told) if a in firsts and b in lasts}
+
+
+def test_a_question_has_one_answer_in_the_whole_corpus(dataset: Dataset) -> None:
+    met: Counter[str] = Counter()
+    for key, document in dataset.documents.items():
+        if not key.startswith("train"):
+            met.update(names_of(document.content))
+    assert max(met.values()) == 1
+    trained = {name for key, d in dataset.documents.items() if key.startswith("train") for name in names_of(d.content)}
+    assert not trained & met.keys()
+    for split in ("dev", "test", "forms"):
+        for query, judged in dataset.split(split).items():
+            (document,) = judged
+            content = dataset.documents[document].content
+            assert names_of(dataset.queries[query].text) <= names_of(content)
+            assert set(dataset.queries[query].answers[0].split()) <= set(content.split())
+    texts = [dataset.queries[key].text for split in ("dev", "test", "forms") for key in dataset.split(split)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_unseen_forms_are_of_one_split(dataset: Dataset) -> None:
+    for split in dataset.judgements:
+        own, other = ((*QUESTIONS, *STEPS), (*NEW_QUESTIONS, *NEW_STEPS))
+        if split == "forms":
+            own, other = other, own
+        for query in dataset.split(split):
+            text = dataset.queries[query].text
+            assert fits(text, own)
+            assert not fits(text, other)
+    new = [form.split()[0] for form in NEW_STATEMENTS]
+    assert not {form.split()[0] for form in STATEMENTS} & set(new)
+    with_new = {
+        key.rstrip("0123456789")
+        for key, document in dataset.documents.items()
+        for sentence in document.content.split(" . ")
+        if sentence.split()[0] in new
+    }
+    assert with_new == {"forms"}
+
+
+def test_the_column_asks_of_training_documents_alone(dataset: Dataset) -> None:
+    assert dataset.folder is not None
+    column = Column.load(dataset.folder, "questions")
+    assert set(column.rows) == {key for key in dataset.documents if key.startswith("train")}
+    found = examples(dataset, "train")
+    assert len(found) == sum(map(len, column.rows.values()))  # what is judged is there too, and counts once
+    assert {example.kind for example in found} == {"simple", "complex"}
+    assert all(document.startswith("train") for example in found for document in example.relevant)
+    assert all(len(set(pool)) == 20 for pool in pools(dataset, found[:20], 20))
+
+
+def test_the_same_seed_writes_the_same_bytes(dataset: Dataset, tmp_path: Path) -> None:
+    assert dataset.folder is not None
+    again, other = (write_world(tmp_path / str(seed) / "world", SIZES, seed, WORLD) for seed in (3, 4))
+    assert sha256_folder(again.folder) == sha256_folder(dataset.folder)  # type: ignore[arg-type]
+    assert again.fingerprint == dataset.fingerprint != other.fingerprint
+
+
+def test_a_world_with_too_few_names_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="held-out names are wanted"):
+        write_world(tmp_path / "world", SIZES, 0, World(names=16))
+    assert not (tmp_path / "world").exists()
+
+
+def test_the_shipped_sizes_have_names_enough() -> None:
+    sizes = Sizes()
+    assert World().held_out >= (sizes.dev + sizes.test + sizes.forms) * sizes.about
+    assert sizes.test * sizes.asked >= 1000
+
+
+# --------------------------------------------------------------------------------------------------------- the reader
+
+LEARNED = Sizes(documents=4, facts=3, about=2, dev=1, test=1, forms=1, read=1)
+TINY = Reader(width=16, layers=1, heads=2, steps=20)
+FEW = World(names=8, relations=2, values=3)
+
+
+def learning(out: Path) -> Iterator[events.Event]:
+    torch.set_num_threads(1)
+    return reader_events(out, LEARNED, reader=TINY, seed=1, world=FEW)
+
+
+def main(out: str, stage: str, step: int) -> None:
+    """Learn, and die there."""
+    for event in learning(Path(out)):
+        if event.stage == stage and event.step >= step and isinstance(event, events.Step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[events.Event]]:
+    out = tmp_path_factory.mktemp("reader") / "reader"
+    return out, list(learning(out))
+
+
+def test_a_reader_learns_level_by_level(learned: tuple[Path, list[events.Event]]) -> None:
+    out, happened = learned
+    stages = dict.fromkeys(event.stage for event in happened)
+    assert list(stages) == ["repeat", "one form", "every form", "more facts", "friends", "documents"]
+    warned = [e.stage for e in happened if isinstance(e, events.Warning) and "ended before accuracy" in e.message]
+    assert warned == list(stages)[:-1]  # so small a model learns nothing in so few steps; of the last nothing is asked
+    losses = [event.terms["answer"] for event in happened if isinstance(event, events.Step)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert (out / "metrics.jsonl").is_file()
+
+
+def test_a_reader_that_was_killed_ends_with_the_same_bits(
+    learned: tuple[Path, list[events.Event]], tmp_path: Path
+) -> None:
+    code = "import sys, test_world_on_disk as own; own.main(sys.argv[1], 'every form', 130)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    dead = subprocess.run([sys.executable, "-c", code, str(tmp_path / "reader")], env=environment, check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert not (tmp_path / "reader/model").exists()
+    happened = list(learning(tmp_path / "reader"))
+    assert isinstance(happened[0], events.Resumed)
+    assert sha256_folder(tmp_path / "reader/model") == sha256_folder(learned[0] / "model")
+    again = list(learning(tmp_path / "reader"))
+    assert [type(event) for event in again] == [events.Resumed, events.Done]
+    with pytest.raises(ResumeError):
+        list(reader_events(tmp_path / "reader", LEARNED, reader=TINY, seed=2, world=FEW))
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_its_folder_is_a_language_model(learned: tuple[Path, list[events.Event]]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = str(learned[0] / "model")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    assert tokenizer.get_vocab() == {word: number for number, word in enumerate(FEW.vocabulary)}
+    assert model.get_input_embeddings().weight.shape == (len(FEW.vocabulary), 16)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
+    encoder = MemoryEncoder(place, rate=4, document_length=16, prompt=PROMPT, separator=" ", lora={"rank": 2})
+    told = encoder.encode(["the colour of " + FEW.first[0]])
+    assert told.values.shape == (4, 16)
+    question = f"what is the colour of {FEW.first[0]} {FEW.last[0]}"
+    assert tokenizer.unk_token_id not in encoder.question_ids(question).tolist()
+    assert encoder.reading([], encoder.question_ids(question))[0].tolist()[0] == tokenizer.bos_token_id
+    assert len(encoder.answer([question], [[told.values]])) == 1

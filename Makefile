@@ -11,7 +11,7 @@ quickstart: .venv/installed
 	$(LODE) quickstart --out quickstart
 
 test: .venv/installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 .venv/slow: .venv/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebook,openvino]'

@@ -165,7 +165,7 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str], run
         (["--as", "full", "--measures", "R@7"], "--measures and --as do not go together"),
         (["--as", "full", "--codec", "float16"], "--codec and --as do not go together"),
         (["--as", "fulll"], "no way to answer called 'fulll'"),
-        (["--as", ""], "does not name each way once"),
+        (["--as", ""], "no way to answer is named"),
         (["--as", "full", "--pool", "gold"], "no pool is called 'gold'"),
         (["--as", "full", "--split", "dev"], "no split 'dev'"),
     ):

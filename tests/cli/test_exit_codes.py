@@ -47,6 +47,12 @@ def test_wrong_input_exits_2_in_two_lines(
     assert err.strip()
 
 
+def test_without_standard_output() -> None:
+    started = [sys.executable, "-c", "from lodesmith.cli.main import main; main(['recipes'])"]
+    closed = subprocess.run(["sh", "-c", '"$0" "$@" >&-', *started], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "error",
     [

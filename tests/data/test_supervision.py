@@ -114,6 +114,8 @@ def test_columns_of_the_other_side_and_unknown_documents_are_refused(tmp_path: P
     column(folder, "questions", "query", {"q": [{"question": "What?", "answers": ["x"]}]})
     with pytest.raises(InputError, match="belong to a query, not to a document"):
         examples(dataset, "train")
+    (folder / "columns" / "questions.jsonl").write_text("")  # no row says whose they would be
+    assert [example.question for example in examples(dataset, "train")] == ["What?"]
 
 
 def test_pools_begin_with_gold_then_candidates_then_negatives_then_any(dataset: Dataset) -> None:

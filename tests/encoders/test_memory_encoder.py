@@ -549,6 +549,19 @@ def edited(folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str,
     write_json(folder / name, change(json.loads((folder / name).read_text())))
 
 
+def test_a_language_model_that_changed_since_it_was_read_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    encoder = MemoryEncoder(own, **SIZES)
+    kept = encoder.save(tmp_path / "kept")
+    (own / "notes.txt").write_text("not there when it was read")
+    assert not (encoder.save(kept) / "base" / "notes.txt").exists()
+    other = causal_models.build(tmp_path / "other", "llama", bos=True, seed=1)
+    (other / "model.safetensors").replace(own / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: the language model has changed since it was read"):
+        encoder.save(kept)
+    assert MemoryEncoder(kept).fingerprint == encoder.fingerprint
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -560,6 +573,12 @@ def edited(folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str,
         ({"lora": {"rnk": 2}}, "no setting 'rnk'"),
         ({"lora": {"layers": ["nowhere"]}}, "does not fit the model"),
         ({"lora": {"rank": -1}}, "does not fit the model"),
+        ({"lora": {"dropout": -0.1}}, "dropout is at least 0 and below 1"),
+        ({"lora": {"dropout": 1}}, "dropout is at least 0 and below 1"),
+        ({"lora": {"alpha": 0}}, "alpha above 0"),
+        ({"rate": 2.5, "document_length": 8}, "not two whole numbers and a text"),
+        ({"document_length": 8.0}, "not two whole numbers and a text"),
+        ({"separator": 5, "document_length": 8}, "not two whole numbers and a text"),
         ({}, "document_length 256 with 16 memory tokens and 3 others is more than the 256"),
     ],
 )

@@ -317,6 +317,14 @@ def test_weights_that_training_did_not_write_are_refused(run: Path, data: Datase
         measured(other, data, "full")
 
 
+@pytest.mark.parametrize("stages", [None, ["compress"], {"../stages/compress": {}}])
+def test_a_manifest_whose_stages_are_damaged(stages: Any, run: Path, data: Dataset, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    write_json(other / "manifest.json", read_object(run / "manifest.json") | {"stage_files": stages})
+    with pytest.raises(IntegrityError, match="no list of stages"):
+        measured(other, data, "stage1")
+
+
 def test_no_memory_model(data: Dataset, tmp_path: Path) -> None:
     plain = tiny_models.build(tmp_path / "plain")
     with pytest.raises(InputError, match="is no memory model"):
@@ -345,7 +353,7 @@ def test_fewer_documents_than_are_read(run: Path, data: Dataset) -> None:
     ("settings", "message"),
     [
         ({"ways": ("fll",)}, "fll"),
-        ({"ways": ()}, "does not name"),
+        ({"ways": ()}, "no way to answer is named"),
         ({"ways": ("full", "full")}, "does not name each way once"),
         ({"pool": "orcale"}, "orcale"),
         ({"documents": 0}, "documents is 0"),

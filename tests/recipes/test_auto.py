@@ -185,7 +185,13 @@ def test_each_gpu_has_a_process_and_its_share_of_a_batch(data: str, machine: Cal
 
 
 def test_a_frozen_base_and_word_vectors_need_no_launcher(data: str) -> None:
-    for recipe, said in (("isotropic", "stored vectors"), ("adapt", "stored vectors"), ("word_vectors", "workers")):
+    told = {
+        "isotropic": "stored vectors",
+        "adapt": "stored vectors",
+        "word_vectors": "workers",
+        "clara": "batch_tokens",
+    }
+    for recipe, said in told.items():
         found = chosen(data, recipe=recipe)
         assert found.overrides == []
         assert said in found.to_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,6 +342,23 @@ def test_an_answer_is_cut_where_its_document_is(dataset: Path, base: Path, tmp_p
     assert batch["answers"]["ids"][-1] == planned.learner.encoder.tokenizer.eos_token_id  # type: ignore[attr-defined]
 
 
+def test_so_is_a_gold_answer_that_is_validated(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (dataset / "queries.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["answers"] = ["the cat likes thunder . " * 200]  # as a batch it would be as wide as the longest
+    (dataset / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    planned = training(dataset, base, tmp_path / "run")
+    model = planned.learner.encoder.model  # type: ignore[attr-defined]
+    asked, losses = list[int](), model.answer_losses
+    monkeypatch.setattr(
+        model, "answer_losses", lambda read, own, how: asked.extend(map(len, own)) or losses(read, own, how)
+    )
+    assert np.isfinite(planned.learner.validation(planned.recipe.stages[0])()["loss"])  # type: ignore[attr-defined]
+    assert set(asked) == {16 + 1}
+
+
 # ----------------------------------------------------------------------------------------------------------- the data
 
 
@@ -505,6 +523,15 @@ def test_what_does_not_fit_the_data_or_the_model_is_refused(
     with pytest.raises(LodesmithError) as caught:
         list(training(dataset, base, tmp_path / "run", **more).events())
     assert said in str(caught.value)
+
+
+def test_a_run_has_a_folder_of_its_own(finished: Seen, dataset: Path, base: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(finished.out / "model", tmp_path / "copy"))
+    adapter = Path(shutil.copytree(model / "adapters" / "decoder", tmp_path / "adapter"))
+    for place in (model, adapter):
+        with pytest.raises(InputError, match="a model is here"):
+            training(dataset, base, place)
+    assert MemoryEncoder(model).fingerprint == finished.fingerprint
 
 
 def test_a_dataset_without_answers_is_refused(base: Path, tmp_path: Path) -> None:

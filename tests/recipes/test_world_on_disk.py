@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ import torch
 
 from lodesmith.core import events
 from lodesmith.core.columns import Column
-from lodesmith.core.errors import ConfigError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.files import sha256_folder
 from lodesmith.core.records import Dataset
 from lodesmith.data.check import check
 from lodesmith.data.supervision import examples, pools
 from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, World
 from lodesmith.encoders import MemoryEncoder
+from lodesmith.recipes import quickstart_clara
+from lodesmith.recipes.quickstart_clara import Scale
+from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.world import PROMPT, Reader, Sizes, reader_events, write_world
 
 SIZES = Sizes(documents=40, facts=10, about=3, dev=6, test=12, forms=8, asked=4)
@@ -62,6 +66,20 @@ def test_it_has_what_its_sizes_say(dataset: Dataset) -> None:
     assert 100 < counts["train"] <= 160  # short documents have fewer questions
     assert len(dataset.documents) == 40 + 6 + 12 + 8
     assert all(len(query.answers) == 1 for query in dataset.queries.values())
+
+
+def test_the_quickstart_writes_over_no_other_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(str(dataset.folder), tmp_path / "dataset"))
+    before = sha256_folder(own)
+    for scale, seed in ((Scale(), 3), (Scale(sizes=SIZES), 4)):  # another size, another seed
+        with pytest.raises(InputError, match="another dataset is here"):
+            quickstart_clara.run(tmp_path, scale=scale, seed=seed)
+    (own / "dataset.json").unlink()  # somebody's own
+    with pytest.raises(InputError, match="another dataset is here"):
+        quickstart_clara.run(tmp_path, scale=Scale(sizes=SIZES), seed=3)
+    assert sha256_folder(own) == {name: bits for name, bits in before.items() if name != "dataset.json"}
+    shutil.copy(Path(str(dataset.folder)) / "dataset.json", own)
+    assert quickstart_clara._Job(tmp_path, Scale(sizes=SIZES), 3, Steps(tmp_path, print), print)._check(own) is None
 
 
 def names_of(text: str) -> set[str]:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 
 import typer
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    _open_what_is_closed()
     _escape_what_the_terminal_cannot_show()
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s"):
@@ -78,6 +80,13 @@ def _run(arguments: list[str], debug: bool) -> int:
         if code is None:
             raise
         return code
+
+
+def _open_what_is_closed() -> None:
+    """Started without standard output or error (`>&-`), let what is printed go nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def _escape_what_the_terminal_cannot_show() -> None:

@@ -190,7 +190,7 @@ def _rows(dataset: Dataset, name: str, key: Key) -> Iterator[tuple[str, Mapping[
     if dataset.folder is None or name not in names(dataset.folder):
         return
     column = Column.load(dataset.folder, name)
-    if column.key != key:
+    if column.rows and column.key != key:  # a column without rows does not say whose they are
         path = dataset.folder / FOLDER / f"{name}.jsonl"
         raise InputError(f"its rows belong to a {column.key}, not to a {key}", "make it again", path=path)
     for owner, rows in column.rows.items():

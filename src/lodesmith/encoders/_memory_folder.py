@@ -67,6 +67,10 @@ class MemorySettings:
     separator: str = "\n"
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.rate, int) and isinstance(self.document_length, int)
+        if not whole or not isinstance(self.separator, str):
+            found = f"rate {self.rate!r}, document_length {self.document_length!r}, separator {self.separator!r}"
+            raise ConfigError(f"these are not two whole numbers and a text: {found}", "correct them")
         if self.document_length < 1:
             raise ConfigError(f"document_length {self.document_length} is no length", "give at least 1")
         if not 1 <= self.rate <= self.document_length:
@@ -90,7 +94,7 @@ class MemorySettings:
         for name, value in given.items():
             own = getattr(self, name)
             if value is not None and ({**LORA, **value} if name == "lora" else value) != own:
-                raise ConfigError(f"the model was made with {name} {own!r}, not {value!r}", "leave it out")
+                raise ConfigError(f"the model was made with {name} {own!r}, not {value!r}", f"give {own!r}, or null")
 
     @property
     def count(self) -> int:
@@ -106,11 +110,13 @@ class Opened:
         settings: of the model.
         base: the folder of the language model.
         name: how the language model was called; None where the folder holds a copy.
+        digests: SHA-256 of the language model's files when it was read.
     """
 
     settings: MemorySettings
     base: Path
     name: str | None
+    digests: Mapping[str, str]
 
 
 def open_folder(folder: Path) -> Opened:
@@ -133,7 +139,7 @@ def open_folder(folder: Path) -> Opened:
     if strange := sorted(_files(folder) - files.keys()):
         raise IntegrityError(f"{folder / strange[0]}: no file of this model", "remove it, or restore a copy")
     if name is None:
-        return Opened(settings, folder / "base", None)
+        return Opened(settings, folder / "base", None, expected)
     place = find_model(str(name))
     if (found := digests(place)) != expected:
         other = sorted(file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file))
@@ -141,7 +147,7 @@ def open_folder(folder: Path) -> Opened:
             f"{folder}: the adapters were trained over {name}, and {place / other[0]} is another now",
             "provide the language model as it was",
         )
-    return Opened(settings, place, str(name))
+    return Opened(settings, place, str(name), expected)
 
 
 def _files(folder: Path) -> set[str]:
@@ -179,6 +185,9 @@ def write_folder(
         adapters: the tensors of each adapter, by peft's names.
         own: `memory` and `mark`.
         configs: of each adapter what peft reads.
+
+    Raises:
+        IntegrityError: the language model's files are others than when it was read.
     """
     from safetensors.torch import save_file
 
@@ -189,13 +198,17 @@ def write_folder(
             save_file(dict(state), place / "adapter_model.safetensors", metadata={"format": "pt"})
             write_json(place / "adapter_config.json", configs[adapter])
         save_file(dict(own), new / _OWN, metadata={"format": "pt"})
-        known = digests(opened.base)
+        known, now = opened.digests, digests(opened.base)
+        if other := sorted(name for name in known if now.get(name) != known[name]):
+            raise IntegrityError(
+                f"{opened.base / other[0]}: the language model has changed since it was read", "put back what it was"
+            )
         if opened.name is None:
             (new / "base").mkdir()
             for name in known:
                 shutil.copyfile(opened.base / name, new / "base" / name)
         files = {name: sha256_file(new / name) for name in sorted(_files(new))}
-        base = {"name": opened.name, "digests": known}
+        base = {"name": opened.name, "digests": dict(known)}
         write_json(new / MEMORY, {"format": _FORMAT, "settings": asdict(opened.settings), "base": base, "files": files})
         write_text(new / "README.md", _card(opened))
     return Path(folder)

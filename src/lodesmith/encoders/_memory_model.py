@@ -85,6 +85,8 @@ class MemoryModel(nn.Module):
         except ImportError:
             raise MissingExtraError("peft", "lora") from None
         try:
+            if not 0 <= settings["lora_dropout"] < 1 or not settings["lora_alpha"] > 0:  # which peft lets pass
+                raise ValueError("dropout is at least 0 and below 1, and alpha above 0")
             made = [LoraConfig(**settings, task_type="CAUSAL_LM") for _ in ADAPTERS]
             model: Any = get_peft_model(language_model, made[0], adapter_name=ADAPTERS[0])
             for name, config in zip(ADAPTERS[1:], made[1:], strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lodesmith.core.errors import ConfigError, InputError, MissingExtraError
+from lodesmith.core.model_files import digests
 from lodesmith.encoders._loading import find_model, is_memory
 from lodesmith.encoders._memory_folder import (
     INSIDE,
@@ -103,7 +104,7 @@ class MLXMemoryModel:
             opened = open_folder(folder)
             opened.settings.check_same(settings)
         else:
-            opened = Opened(MemorySettings.of(settings), folder, base_name(str(source), folder))
+            opened = Opened(MemorySettings.of(settings), folder, base_name(str(source), folder), digests(folder))
         model = cls(MLXLanguageModel.load(opened.base, dtype), opened.settings)
         model.opened = opened
         if is_memory(folder):

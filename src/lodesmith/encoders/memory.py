@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
 from lodesmith.core.hashing import fingerprint
+from lodesmith.core.model_files import digests
 from lodesmith.core.protocols import Generated, Metric, Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core
@@ -347,7 +348,7 @@ class MemoryEncoder(nn.Module):
             raise InputError(
                 f"a prompt has {max(widths) - new} tokens, and with {new} new ones that is more than the model's "
                 f"{self.room}",
-                "give fewer documents or less of each",
+                "give fewer documents or less of each, a shorter question, or fewer new tokens",
             )
 
     # ---------------------------------------------------------------------- saving
@@ -368,7 +369,7 @@ class MemoryEncoder(nn.Module):
 def _opened(source: str, folder: Path, given: Mapping[str, Any]) -> Opened:
     """Settings and language model of a saved folder, or of a language model that gets new adapters."""
     if not is_memory(folder):
-        return Opened(MemorySettings.of(given), folder, base_name(source, folder))
+        return Opened(MemorySettings.of(given), folder, base_name(source, folder), digests(folder))
     opened = open_folder(folder)
     opened.settings.check_same(given)
     return opened

@@ -68,11 +68,13 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.ways:
+            raise ConfigError("no way to answer is named", f"choose some of: {', '.join(sorted(WAYS))}")
         for way in self.ways:
             if way not in WAYS:
                 raise ConfigError(f"there is no way to answer called {way!r}", did_you_mean(way, [*WAYS]))
-        if not self.ways or len(set(self.ways)) < len(self.ways):
-            raise ConfigError(f"{','.join(self.ways) or 'nothing'!r} does not name each way once", "name it once")
+        if len(set(self.ways)) < len(self.ways):
+            raise ConfigError(f"{','.join(self.ways)!r} does not name each way once", "name it once")
         check_kind(self.pool)
         numbers = {"documents": self.documents, "candidates": self.candidates, "max_new_tokens": self.max_new_tokens}
         if self.limit is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError
 from lodesmith.core.files import read_object, verify_files
 from lodesmith.recipes._run_folder import STAGES
 from lodesmith.recipes.systems import load_encoder
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryModels", "open_memory"]
 
 _TRAIN = "give a run of `lode train clara`, or its model/ folder"
+_AGAIN = "restore a copy, or train again"
 
 
 def open_memory(name: str) -> MemoryEncoder:
@@ -55,9 +56,22 @@ class MemoryModels:
 
     @property
     def stages(self) -> list[str]:
-        """The stages whose models were kept: all but the last, which left `model/`."""
-        kept = {} if self.run is None else read_object(self.run / "manifest.json").get("stage_files", {})
-        return [*kept]
+        """The stages whose models were kept: all but the last, which left `model/`.
+
+        Raises:
+            IntegrityError: the manifest is damaged.
+        """
+        return [*self._files]
+
+    @property
+    def _files(self) -> dict[str, Any]:
+        """Stage → the SHA-256 of its files."""
+        if self.run is None:
+            return {}
+        kept = read_object(self.run / "manifest.json").get("stage_files", {})
+        if not isinstance(kept, dict) or any(Path(name).name != name for name in kept):
+            raise IntegrityError(f"{self.run / 'manifest.json'}: damaged: {kept!r:.80} is no list of stages", _AGAIN)
+        return kept
 
     def folder(self, stage: int | None) -> str:
         """Where the model lies that a stage left (1 is the first), or, of None, the final one.
@@ -88,6 +102,6 @@ class MemoryModels:
             self._open = None  # let go of one before the next is loaded
             if self.run is not None and folder != self.spelling:
                 place = Path(folder)
-                verify_files(place, read_object(self.run / "manifest.json")["stage_files"][place.name])
+                verify_files(place, self._files[place.name])
             self._open = folder, open_memory(folder)
         return self._open[1]

@@ -102,7 +102,8 @@ def _refuse_other(out: Path, saved: Recipe | WordVectorsRecipe, recipe: Recipe |
 
 def _refuse_foreign(out: Path) -> None:
     """A run's files in the folder of a model or a dataset would make it unreadable."""
-    models, datasets = ("modules.json", "config.json"), ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl")
+    models = ("modules.json", "config.json", "adapter_config.json", "memory.json")
+    datasets = ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl")
     for kind, names in (("a model", models), ("a dataset", datasets), ("a hybrid", ("router.json",))):
         if any((out / name).is_file() for name in names):
             raise InputError(f"{kind} is here", "choose another --out, for the run alone", path=out)

@@ -49,6 +49,7 @@ WORTH = 60.0
 """Seconds that more processes have to save at least: to start them takes some."""
 SMALL = 8
 """Texts of the first chunk that is tried."""
+_ANSWERS = "a memory model has no chunks to fit: encoder.batch_tokens and engine.accumulate bound its memory"
 _WORDS = "word vectors need no launcher: `workers` is theirs to choose"
 
 
@@ -166,6 +167,8 @@ def choose(source: str, overrides: Sequence[str] = (), *, out: Path | None = Non
         return Choice(training.out, reasons=(_WORDS,))
     if way(training.recipe.encoder) == "vectors":
         return Choice(training.out, reasons=("a frozen base is read from stored vectors: there is nothing to fit",))
+    if way(training.recipe.encoder) == "memory":
+        return Choice(training.out, reasons=(_ANSWERS,))
     return _Fitting(source, tuple(overrides), training.recipe, _machine()).choice(training.out)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 from lodesmith import __version__
 from lodesmith.core.errors import InputError
 from lodesmith.core.events import Event, Step
-from lodesmith.core.files import locked, read_json, write_text
+from lodesmith.core.files import locked, read_json, read_object, write_text
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.recipes._answer_pools import Kind
 from lodesmith.recipes.steps import Steps
-from lodesmith.recipes.world import PROMPT, Reader, Sizes, reader_events, write_world
+from lodesmith.recipes.world import PROMPT, SOURCE, Reader, Sizes, reader_events, write_world
 
 __all__ = ["FAST", "FULL", "Clara", "Scale", "run"]
 
@@ -147,6 +147,7 @@ class _Job:
     def run(self) -> Clara:
         own = {"scale": asdict(self.scale), "seed": self.seed, "v": __version__}
         place = self.out / "dataset"
+        self._check(place)
         self.steps.once("world", own, self._write, products=[place / "dataset.json", place / "columns"])
         self.say(f"{self.dataset!r}")
         self.steps.once("reader", own, self._read, products=[self._reader])
@@ -155,6 +156,17 @@ class _Job:
             for pool in POOLS:
                 self._measure(rate, pool)
         return self._conclude()
+
+    def _check(self, place: Path) -> None:
+        """Refuse to write over another dataset."""
+        if not (place / "dataset.json").is_file() and not (place / "corpus.jsonl").is_file():
+            return
+        found = read_object(place / "dataset.json") if (place / "dataset.json").is_file() else {}
+        wanted = {"source": SOURCE, "seed": self.seed, "sizes": asdict(self.scale.sizes)}
+        if {name: found.get(name) for name in wanted} != wanted:
+            raise InputError(
+                "another dataset is here", "choose another --out (or with --fast, or without, as before)", path=place
+            )
 
     def _write(self) -> None:
         write_world(self.out / "dataset", self.scale.sizes, self.seed)

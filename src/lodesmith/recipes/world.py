@@ -19,8 +19,10 @@ from lodesmith.recipes.learners._ranks import ranks
 if TYPE_CHECKING:
     from lodesmith.training import Stage
 
-__all__ = ["Sizes", "reader_events", "write_world"]
+__all__ = ["SOURCE", "Sizes", "reader_events", "write_world"]
 
+SOURCE = "lodesmith.data.world"
+"""What a world's `dataset.json` names as its source."""
 ENOUGH = 0.85
 """Accuracy from which a reader goes on to the next level, where it learns the rest."""
 PROMPT = "{documents} {question}"
@@ -90,7 +92,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             for at, question in enumerate(asked[: sizes.asked]):
                 queries.append(Query(f"{name}.{at}", question.text, (question.answer,)))
                 judged[split][f"{name}.{at}"] = {name: 1}
-    info = {"source": "lodesmith.data.world", "seed": seed, "sizes": asdict(sizes), "world": asdict(world)}
+    info = {"source": SOURCE, "seed": seed, "sizes": asdict(sizes), "world": asdict(world)}
     Dataset.of(documents, queries, judged, name="world", **info).save(folder)
     with ColumnWriter(folder, "questions", "document", made_by=info) as writer:
         for name in writer.missing(column):

@@ -127,7 +127,8 @@ class Answers:
                 encoder.reading([torch.from_numpy(np.array(own)) for own in memory], encoder.question_ids(e.question))
                 for memory, e in zip(read[some], self._examples[some], strict=True)
             ]
-            answers = [encoder.answer_ids(e.answers[0]).to(encoder.device) for e in self._examples[some]]
+            golds = [encoder.answer_ids(e.answers[0], self.learner.longest_answer) for e in self._examples[some]]
+            answers = [gold.to(encoder.device) for gold in golds]
             with torch.no_grad():
                 losses = encoder.model.answer_losses(readings, answers, "decoder")
             total, count = total + float(losses.sum()), count + len(losses)

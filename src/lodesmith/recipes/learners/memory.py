@@ -135,11 +135,16 @@ class Memory:
             together=settings.get("together", 1),
             text_ids=self.encoder.text_ids,
             question_ids=self.encoder.question_ids,
-            answer_ids=partial(self.encoder.answer_ids, most=self.encoder.settings.document_length + 1),
+            answer_ids=partial(self.encoder.answer_ids, most=self.longest_answer),
             memory=memory if self._freezes(stage) else None,
             seed=self.recipe.seed,
             shard=ranks(),
         )
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that are learned, or measured, of an answer with its end: as many as of a document written again."""
+        return self.encoder.settings.document_length + 1
 
     def _settings(self, stage: StagePlan) -> dict[str, Any]:
         """Those of the objective, its defaults among them."""

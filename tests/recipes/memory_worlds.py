@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from lodesmith.core.columns import ColumnWriter
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.recipes.train import Training, plan
 
 OBJECTS = ("apples", "rivers", "thunder", "moon", "music", "barn")
+ADAPTERS = ("encoder", "decoder", "query_reasoner")
 FACTS = [(who, does) for does in ("eats", "likes", "fears") for who in ("cat", "dog", "owl", "bee", "whale")]
 """Of each document one: who does what."""
 SPLITS = {"train": range(9), "dev": range(9, 12), "test": range(12, 15)}
@@ -71,3 +75,15 @@ def training(dataset: Path, reader: Path, out: Path, *, reported: bool = False, 
     found = plan("clara", settings, out=out, resume="auto", reported=reported)
     assert isinstance(found, Training)
     return found
+
+
+def tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Of a model folder: adapter → its weights, and `own`: memory and mark."""
+    found = {name: load_file(folder / f"adapters/{name}/adapter_model.safetensors") for name in ADAPTERS}
+    return found | {"own": load_file(folder / "memory.safetensors")}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    assert a
+    return all(torch.equal(a[name], b[name]) for name in a)

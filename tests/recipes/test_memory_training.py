@@ -17,25 +17,23 @@ import memory_worlds
 import numpy as np
 import pytest
 import torch
-from memory_worlds import training
+from memory_worlds import same, tensors, training
 from safetensors.torch import load_file
 
 import causal_models
 from lodesmith.core import events
-from lodesmith.core.errors import ConfigError, InputError, LodesmithError, ResumeError
+from lodesmith.core.errors import InputError, ResumeError
 from lodesmith.core.events import Event
 from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.core.vectors import Vectors
-from lodesmith.data.importing import import_paths
 from lodesmith.encoders import MemoryEncoder
 from lodesmith.recipes.learners import _answers
-from lodesmith.recipes.train import forecast, plan
+from lodesmith.recipes.train import forecast
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
 
 STAGES = ("compress", "instruct", "end_to_end")
-ADAPTERS = ("encoder", "decoder", "query_reasoner")
 ONCE = {f"stages.{stage}.epochs": 1 for stage in range(3)}
 
 
@@ -88,18 +86,6 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             happened.append(event)
             kept.append({path.name for path in (place / "run/stages").glob("*")})
         yield Seen(place / "run", happened, kept, planned.learner.encoder.fingerprint, dataset)
-
-
-def tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Of a model folder: adapter → its weights, and `own`: memory and mark."""
-    found = {name: load_file(folder / f"adapters/{name}/adapter_model.safetensors") for name in ADAPTERS}
-    return found | {"own": load_file(folder / "memory.safetensors")}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    assert a.keys() == b.keys()
-    assert a
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 # ----------------------------------------------------------------------------------------------------- what is left
@@ -359,9 +345,6 @@ def test_so_is_a_gold_answer_that_is_validated(
     assert set(asked) == {16 + 1}
 
 
-# ----------------------------------------------------------------------------------------------------------- the data
-
-
 def test_a_forecast_counts_the_steps_and_compresses_a_few_documents(
     finished: Seen, dataset: Path, base: Path, tmp_path: Path, encoded: list[str]
 ) -> None:
@@ -379,150 +362,7 @@ def test_a_forecast_counts_the_steps_and_compresses_a_few_documents(
     assert not list((tmp_path / "cache").rglob("*.npy"))  # nothing is stored
 
 
-def test_a_limit_is_of_examples(dataset: Path, base: Path, tmp_path: Path) -> None:
-    planned = training(dataset, base, tmp_path / "run", **{"data.limit": 5, "data.validation": None, **ONCE})
-    counts = [planned.learner.examples_of(stage) for stage in planned.recipe.stages]  # type: ignore[attr-defined]
-    assert counts == [5, 5, 5]
-    assert forecast(planned)["steps"] == {"compress": 2, "instruct": 2, "end_to_end": 2}
-    last = list(planned.events())[-1]
-    assert last.step == 6
-    whole = training(dataset, base, tmp_path / "x")
-    counts = [whole.learner.examples_of(stage) for stage in whole.recipe.stages]  # type: ignore[attr-defined]
-    assert counts == [18, 9, 9]  # paraphrases are of documents that are given
-
-
-def test_what_is_held_out_of_the_training_split_is_not_trained_on(base: Path, tmp_path: Path) -> None:
-    place = memory_worlds.write(tmp_path / "beasts", ("train", "test"))
-    memory_worlds.columns(place)
-    planned = training(place, base, tmp_path / "run", **{"data.hold_out": 0.4, **ONCE})
-    held = set(planned.pairs.validation)
-    assert 0 < len(held) < 9
-    texts = {planned.dataset.queries[key].text for key in held}
-    for stage in planned.recipe.stages:
-        examples = planned.learner._examples(stage)  # type: ignore[attr-defined]
-        assert not texts & {example.question for example in examples}
-        assert len({example.question for example in examples if example.kind == "simple"}) == 9 - len(held)
-    assert sum(isinstance(event, events.Validation) for event in planned.events()) == 6
-
-
-def test_questions_alone_are_enough(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = memory_worlds.write(tmp_path / "beasts", ())
-    memory_worlds.columns(place)
-    planned = training(place, base, tmp_path / "run", reported=True, **ONCE)
-    happened = list(planned.events())
-    assert "no judgements to validate on" in caplog.text
-    assert not any(isinstance(event, events.Validation) for event in happened)
-    assert not (tmp_path / "run/report.html").exists()  # nothing is judged
-    assert not same(*(tensors(tmp_path / "run" / name)["decoder"] for name in ("untrained", "model")))
-    assert read_json(tmp_path / "run/manifest.json")["stage_files"].keys() == {"compress", "instruct"}
-
-
-def test_examples_as_the_public_code_spells_them_train(base: Path, tmp_path: Path) -> None:
-    texts = [f"the {who} {does} {memory_worlds.answer(at)}" for at, (who, does) in enumerate(memory_worlds.FACTS)]
-    lines: list[dict[str, Any]] = [
-        {
-            "data_type": "qa",
-            "question": ["who ?", f"what {at} ?"],
-            "answers": ["the cat", "moon"],
-            "docs": [own],
-        }
-        for at, own in enumerate(texts[:8])
-    ]
-    lines += [{"data_type": "paraphrase", "answer": f"so {own}", "docs": own} for own in texts[8:]]
-    (tmp_path / "sample.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    import_paths([tmp_path / "sample.jsonl"], tmp_path / "sample")
-    planned = training(tmp_path / "sample", base, tmp_path / "run", **{"data.validation": None, **ONCE})
-    kinds = [example.kind for example in planned.learner._examples(planned.recipe.stages[0])]  # type: ignore[attr-defined]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"qa": 16, "paraphrase": 7}
-    list(planned.events())
-    assert MemoryEncoder(tmp_path / "run/model").count == 4
-
-
-def test_answers_that_cannot_be_compared_are_not_asked(base: Path, tmp_path: Path) -> None:
-    place = memory_worlds.write(tmp_path / "beasts")
-    lines = [json.loads(line) for line in (place / "queries.jsonl").read_text().splitlines()]
-    golds = {"q9": ["The"], "q10": ["", "moon", "?"], "q11": []}
-    for line in lines:
-        line["answers"] = golds.get(line["_id"], line.get("answers"))
-    (place / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    planned = training(place, base, tmp_path / "run")
-    measured = planned.learner.validation(planned.recipe.stages[0])  # type: ignore[attr-defined]
-    assert measured.keys == ["q10"]
-    assert np.isfinite(list(measured().values())).all()
-
-
-# --------------------------------------------------------------------------------------------------- what is refused
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"stages.0.pairs": "judged"}, "memory tokens are learned from answers"),
-        ({"stages.2.pairs": "text"}, "memory tokens are learned from answers"),
-        ({"stages.0.objective": {"use": "contrast"}}, "reads no answers"),
-        ({"stages.1.objective": {"use": "mimic"}, "stages.1.pairs": "none"}, "reads no answers"),
-        ({"stages.0.monitor": "nDCG@10"}, "not measured by nDCG@10"),
-        ({"stages.0.monitor": "teacher"}, "not measured by teacher"),
-        ({"teacher": "minilm"}, "mimics nobody"),
-        ({"stages.1.chunk": 8}, "chunk and pool are of pairs"),
-        ({"stages.0.pool": 8}, "chunk and pool are of pairs"),
-        ({"evaluation.validate_on": "anything"}, "answers are validated on the training data alone"),
-        ({"traces": {"mode": "use"}}, "has neither"),
-        ({"document_encoder": {"use": "memory"}}, "no tower of its own"),
-        ({"data.negatives": "negatives"}, "finds the column itself"),
-        ({"stages.0.name": "instruct"}, "a name of its own"),
-        ({"stages.0.name": "../../there"}, "a name of its own"),
-        ({"stages.0.objective.together": 0}, "together 0"),
-        ({"stages.0.objective.answer": 0.0, "stages.0.objective.mse": 0.0}, "has no term"),
-        ({"stages.2.objective.candidates": 1}, "cannot be chosen among 1"),
-        ({"stages.2.objective.temperature": 0.0}, "above 0"),
-        ({"stages.0.objective.kinds": []}, "kinds is empty"),
-        ({"encoder.rates": 4}, "rates"),
-    ],
-)
-def test_a_recipe_that_means_nothing_is_refused(
-    more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        training(dataset, base, tmp_path / "run", **more)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "more", "said"),
-    [
-        ("late", {"stages.0.pairs": "answers"}, "answers are for the encoder memory"),
-        ("late", {"stages.0.objective": {"use": "compress"}}, "for the encoder memory"),
-        ("isotropic", {"stages.0.objective": {"use": "end_to_end"}}, "for the encoder memory"),
-    ],
-)
-def test_answers_are_for_memory_models(
-    recipe: str, more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        plan(recipe, {"data": str(dataset), "base": str(base), **more}, out=tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"stages.0.objective.kinds": ["simpel"]}, "no kind of examples is called 'simpel'"),
-        ({"stages.1.objective.kinds": ["paraphrase"]}, "there are no examples"),
-        ({"stages.1.objective.documents": 16}, "has 15 documents, and 16 are read"),
-        ({"base": "minilm"}, "no causal language model"),
-        ({"encoder.rate": 17}, "rate 17 is not between 1 and document_length, 16"),
-        ({"encoder.document_length": 1000, "encoder.rate": 4}, "more than the 256 tokens of the model"),
-        ({"encoder.lora": {"ranks": 2}}, "lora has no setting 'ranks'"),
-        ({"encoder.prompt": "{question}"}, "has {documents} 0 times"),
-        ({"data.train": "trian"}, "trian"),
-    ],
-)
-def test_what_does_not_fit_the_data_or_the_model_is_refused(
-    more: dict[str, Any], said: str, dataset: Path, base: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(LodesmithError) as caught:
-        list(training(dataset, base, tmp_path / "run", **more).events())
-    assert said in str(caught.value)
+# ----------------------------------------------------------------------------------------------- folders
 
 
 def test_a_run_has_a_folder_of_its_own(finished: Seen, dataset: Path, base: Path, tmp_path: Path) -> None:
@@ -532,20 +372,6 @@ def test_a_run_has_a_folder_of_its_own(finished: Seen, dataset: Path, base: Path
         with pytest.raises(InputError, match="a model is here"):
             training(dataset, base, place)
     assert MemoryEncoder(model).fingerprint == finished.fingerprint
-
-
-def test_a_dataset_without_answers_is_refused(base: Path, tmp_path: Path) -> None:
-    place = memory_worlds.write(tmp_path / "beasts", answered=False)
-    with pytest.raises(InputError, match="no example of train has an answer"):
-        list(training(place, base, tmp_path / "run").events())
-
-
-def test_a_prompt_that_is_too_long_is_refused_while_training(base: Path, tmp_path: Path) -> None:
-    documents = [Document(f"d{n}", "", "the cat") for n in range(3)]
-    queries = [Query("q", "what does the cat eats ? " * 60, ("moon",))]
-    Dataset.of(documents, queries, {"train": {"q": {"d0": 1}}}, name="long").save(tmp_path / "long")
-    with pytest.raises(InputError, match="tokens, and the model reads 256 at most"):
-        list(training(tmp_path / "long", base, tmp_path / "run", **{"data.validation": None}).events())
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Reader:
     steps: int = 600
 
 
-def write_reader(folder: Path, world: World, reader: Reader, seed: int = 0) -> tuple[Any, Any]:
+def _new_reader(world: World, reader: Reader, seed: int) -> tuple[Any, Any]:
     """A model of random weights and its tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -173,7 +173,7 @@ def reader_events(
     from lodesmith.training.engine import TorchEngine
 
     sizes, reader, world = sizes or Sizes(), reader or Reader(), world or World()
-    model, tokenizer = write_reader(out, world, reader, seed)
+    model, tokenizer = _new_reader(world, reader, seed)
     stages = list(_stages(model, tokenizer.get_vocab(), sizes, reader, seed, world))
     happenings = fit(
         stages,

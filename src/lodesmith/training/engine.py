@@ -231,9 +231,6 @@ class TorchEngine:
             self._optimizer.step()
         else:
             self._wrapped.step()
-        # Fused optimisers do not say that they have changed anything, and digests of weights rely on it.
-        moved = [p for group in self._optimizer.param_groups for p in group["params"]]
-        torch.autograd.graph.increment_version(moved)
         self._optimizer.zero_grad(set_to_none=True)
         return Row(
             names,

@@ -154,6 +154,21 @@ def build(
         for members, its_decay in ((matrices, decay), (others, 0.0)):
             if members:
                 groups.append({"params": members, "lr": lr, "weight_decay": its_decay, "name": name, "base_lr": lr})
+    optimizer = _optimizer(settings, groups, rows)
+
+    # Fused optimisers do not say that they have changed anything, and digests of weights rely on it.
+    def tell(moved: torch.optim.Optimizer, *_: Any) -> None:
+        torch.autograd.graph.increment_version([p for group in moved.param_groups for p in group["params"]])
+
+    optimizer.register_step_post_hook(tell)
+    return optimizer
+
+
+def _optimizer(
+    settings: OptimSettings, groups: list[dict[str, Any]], rows: Iterable[torch.Tensor]
+) -> torch.optim.Optimizer:
+    import torch
+
     if settings.use == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
     if settings.lazy:

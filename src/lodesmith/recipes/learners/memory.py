@@ -6,23 +6,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
-from lodesmith.core.records import Dataset
 from lodesmith.core.registry import find, parameters
 from lodesmith.core.vectors import Vectors
 from lodesmith.data.supervision import Example, examples, pools
+from lodesmith.recipes.learners._alone import Alone
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.pairs import Pairs
-from lodesmith.recipes.recipe import Recipe, StagePlan
-from lodesmith.recipes.text_pairs import TextPairs
+from lodesmith.recipes.recipe import StagePlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from lodesmith.data.reading_batches import ReadingBatches
     from lodesmith.encoders.memory import MemoryEncoder, MemoryTower
     from lodesmith.recipes.learners import Probe
-    from lodesmith.recipes.targets import Ceiling, Targets
     from lodesmith.training.stage import Batches
 
 __all__ = ["Memory"]
@@ -40,7 +35,7 @@ _TIMED = 4
 """Examples of which a step is timed for a forecast."""
 
 
-class Memory:
+class Memory(Alone["MemoryEncoder"]):
     """A memory model that is trained; a `Learner`.
 
     Args:
@@ -50,56 +45,14 @@ class Memory:
     """
 
     metric: Metric = "aligned"
+    no_targets = ("a memory model mimics nobody", "leave teacher out")
+    no_texts = ("a memory model learns from answers, not from pairs of texts", "set pairs to answers")
     keeps_stages = True
     """Whether the model is kept as each stage left it."""
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
-        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
-
-    @cached_property
-    def encoder(self) -> MemoryEncoder:
-        """The model, with its adapters."""
-        from lodesmith.training.engine import seed_everything
-
-        seed_everything(self.recipe.seed)
-        kind = find("encoders", self.recipe.encoder.use)
-        made: MemoryEncoder = kind(self.recipe.base, precision="float32", **self.recipe.encoder.settings)
-        return made
 
     def identity(self) -> dict[str, str]:
         """The fingerprint of the model as it was before training."""
         return {"begun": self._begun}
-
-    @cached_property
-    def _begun(self) -> str:
-        return self.encoder.fingerprint
-
-    @property
-    def targets(self) -> Targets:
-        """None.
-
-        Raises:
-            ConfigError: always; a stage that asks for them is refused before.
-        """
-        raise ConfigError("a memory model mimics nobody", "leave teacher out")
-
-    @property
-    def held_out(self) -> Targets | None:
-        """None."""
-        return None
-
-    def ceiling(self) -> Ceiling | None:
-        """None: it mimics no vectors."""
-        return None
-
-    @property
-    def text_pairs(self) -> TextPairs:
-        """None.
-
-        Raises:
-            ConfigError: always; a stage that asks for them is refused before.
-        """
-        raise ConfigError("a memory model learns from answers, not from pairs of texts", "set pairs to answers")
 
     @cached_property
     def _tower(self) -> MemoryTower:
@@ -224,26 +177,12 @@ class Memory:
         found = self.encoder.encode(texts, "document", tuple(self.dataset.documents))
         return Vectors(found.values.astype(np.float16), found.offsets, found.ids)
 
-    def queries(self, texts: Mapping[str, str]) -> Vectors:
-        """Queries with the weights as they are."""
-        return self.encoder.encode(list(texts.values()), "query", tuple(texts))
-
     def validation(self, stage: StagePlan) -> Callable[[], Mapping[str, float]] | None:
         """What measures a stage: answers to validation questions; None where none has an answer."""
         from lodesmith.recipes.learners._answers import Answers
 
         measured = Answers(self, stage, self._settings(stage), memory=self._memory if self._freezes(stage) else None)
         return measured if measured.keys else None
-
-    # ----------------------------------------------------------------------- saving
-
-    def save(self, folder: Path) -> None:
-        """The model folder."""
-        self.encoder.save(folder)
-
-    def save_student(self, folder: Path) -> None:
-        """The same: there is no teacher."""
-        self.save(folder)
 
     def forecast(self) -> dict[str, Any]:
         """Seconds from some examples of each stage through both passes, some documents, and some answers."""

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lodesmith.core.errors import ConfigError
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Encoder, Metric
-from lodesmith.core.records import Dataset, PageImage
-from lodesmith.core.registry import find
+from lodesmith.core.records import PageImage
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes._document_vectors import contents
+from lodesmith.recipes.learners._alone import Alone
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.learners._taught import taught
-from lodesmith.recipes.pairs import Pairs, mined
-from lodesmith.recipes.recipe import Recipe, StagePlan
-from lodesmith.recipes.text_pairs import TextPairs
+from lodesmith.recipes.pairs import mined
+from lodesmith.recipes.recipe import StagePlan
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lodesmith.encoders.patches import PageEncoder, PageTower
     from lodesmith.recipes.learners import Probe
-    from lodesmith.recipes.targets import Ceiling, Targets
     from lodesmith.training.stage import Batches
 
 __all__ = ["Pages"]
@@ -39,7 +35,7 @@ _TIMED = 4
 """Pages of which a step is timed for a forecast."""
 
 
-class Pages:
+class Pages(Alone["PageEncoder"]):
     """A model of page images that is trained; a `Learner`.
 
     Args:
@@ -49,45 +45,12 @@ class Pages:
     """
 
     metric: Metric = "maxsim"
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, pairs: Pairs) -> None:
-        self.recipe, self.dataset, self.pairs = recipe, dataset, pairs
-
-    @cached_property
-    def encoder(self) -> PageEncoder:
-        """The model."""
-        from lodesmith.training.engine import seed_everything
-
-        seed_everything(self.recipe.seed)
-        kind = find("encoders", self.recipe.encoder.use)
-        made: PageEncoder = kind(self.recipe.base, precision="float32", **self.recipe.encoder.settings)
-        return made
+    no_targets = ("pages mimic no teacher's vectors", "use the objective mid")
+    no_texts = ("pages have no pairs of texts", "set pairs to judged")
 
     def identity(self) -> dict[str, str]:
         """The fingerprints of the model as it was before training, and of the teacher."""
         return {"base": self._begun} | ({"teacher": self._taught_by} if self._interacts else {})
-
-    @cached_property
-    def _begun(self) -> str:
-        return self.encoder.fingerprint
-
-    @property
-    def targets(self) -> Targets:
-        """None.
-
-        Raises:
-            ConfigError: always; a stage that asks for them is refused before.
-        """
-        raise ConfigError("pages mimic no teacher's vectors", "use the objective mid")
-
-    @property
-    def held_out(self) -> Targets | None:
-        """None."""
-        return None
-
-    def ceiling(self) -> Ceiling | None:
-        """None: it is no vectors that they mimic."""
-        return None
 
     @property
     def _interacts(self) -> bool:
@@ -107,15 +70,6 @@ class Pages:
     @cached_property
     def _taught_by(self) -> str:
         return self._teacher.fingerprint
-
-    @property
-    def text_pairs(self) -> TextPairs:
-        """None.
-
-        Raises:
-            ConfigError: always; a stage that asks for them is refused before.
-        """
-        raise ConfigError("pages have no pairs of texts", "set pairs to judged")
 
     @cached_property
     def _items(self) -> list[str]:
@@ -192,18 +146,6 @@ class Pages:
             parts.append(Vectors(found.values.astype(np.float16), found.offsets, found.ids))
             tell("encode", min(start + _BLOCK, len(ids)), len(ids), "pages")
         return Vectors.joined(parts)
-
-    def queries(self, texts: Mapping[str, str]) -> Vectors:
-        """Queries with the weights as they are."""
-        return self.encoder.encode(list(texts.values()), "query", tuple(texts))
-
-    def save(self, folder: Path) -> None:
-        """The model folder."""
-        self.encoder.save(folder)
-
-    def save_student(self, folder: Path) -> None:
-        """The same: it has no projection to a teacher's vectors."""
-        self.save(folder)
 
     def forecast(self) -> dict[str, Any]:
         """Seconds from some pages through both passes, and from encoding them as validation does; a teacher that has no

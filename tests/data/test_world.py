@@ -83,6 +83,35 @@ def test_names_that_others_have_are_left_to_them() -> None:
         facts(0, SMALL, held_out=True, about=SMALL.held_out - len(taken) + 1, taken=taken)
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_names_alike_share_one_word_with_another_and_are_of_their_kind(held_out: bool) -> None:
+    world, shared, plain = World(names=128), 0, 0
+    for number in range(50):
+        draw, taken = Random(f"{number}"), {world.name(Random(number), held_out)}
+        for alike in (0.9, 0.0):
+            facts = world.facts(draw, 12, 3, held_out=held_out, taken=taken, alike=alike)
+            names = [name.split() for name in dict.fromkeys(fact.name for fact in facts)]
+            assert len({tuple(name) for name in [*names, *map(str.split, taken)]}) == len(names) + 1
+            for first, last in names:
+                assert world.is_held_out(world.first.index(first), world.last.index(last)) == held_out
+            others = [name.split() for name in taken]
+            found = sum(
+                any((a == first) != (b == last) for a, b in [*others, *names] if [a, b] != [first, last])
+                for first, last in names
+            )
+            shared, plain = (shared + found, plain) if alike else (shared, plain + found)
+    assert shared > 120
+    assert plain < 20
+
+
+def test_names_alike_end_where_all_of_them_are_taken() -> None:
+    world = World(names=8)
+    places = [(first, last) for first in range(1, 8) for last in range(8) if not world.is_held_out(first, last)]
+    names = {f"{world.first[first]} {world.last[last]}" for first, last in places}
+    found = world.facts(Random(0), 8, 2, taken=names, alike=0.9)
+    assert {fact.name.split()[0] for fact in found} == {world.first[0]}
+
+
 def test_a_story_states_each_fact_once_in_one_of_its_forms() -> None:
     for number in range(100):
         draw, told = Random(number), facts(number)

@@ -138,7 +138,21 @@ def test_closed_book_does_not_depend_on_the_documents(run: Path, data: Dataset) 
 
 
 @pytest.mark.parametrize(
-    ("way", "place"), [("stage1", "stages/compress"), ("stage2", "stages/instruct"), ("full", "model")]
+    ("way", "place"), [("stage1", "stages/compress"), ("stage2", "stages/instruct"), ("full-given", "model")]
+)
+def test_given_ways_read_the_pool_as_it_stands(run: Path, data: Dataset, way: str, place: str) -> None:
+    evaluation, ranking = measured(run, data, way, pool="oracle")[way]
+    encoder = MemoryEncoder(run / place)
+    for query, order in pools(data, 4, "oracle").items():
+        assert [key for key, _ in ranking[query]] == list(order)
+        made = encoder.encode([data.documents[key].content for key in order[:2]], "document").values
+        states = made.astype(np.float16).reshape(-1, encoder.count, encoder.dimension)
+        assert evaluation.answers[query] == str(encoder.answer([data.queries[query].text], [list(states)])[0])
+
+
+@pytest.mark.parametrize(
+    ("way", "place"),
+    [("stage1-ranked", "stages/compress"), ("stage2-ranked", "stages/instruct"), ("full", "model")],
 )
 def test_memory_ways_rank_the_pool_and_read_its_best(run: Path, data: Dataset, way: str, place: str) -> None:
     evaluation, ranking = measured(run, data, way, pool="oracle")[way]
@@ -290,8 +304,8 @@ def test_one_way_gives_one_file(run: Path, data: Dataset, tmp_path: Path) -> Non
 
 def test_stages_are_found_and_missing_ones_refused(run: Path, data: Dataset, tmp_path: Path) -> None:
     two = memory_runs.run(tmp_path / "two", ["compress"])
-    found = measured(two, data, "stage2", "full", limit=2)
-    assert found["stage2"][0].answers == found["full"][0].answers
+    found = measured(two, data, "stage2-ranked", "full", limit=2)
+    assert found["stage2-ranked"][0].answers == found["full"][0].answers
     one = memory_runs.run(tmp_path / "one", [])
     with pytest.raises(ConfigError, match=r"one has one stage, and stage 2 is asked for"):
         measured(one, data, "stage2")

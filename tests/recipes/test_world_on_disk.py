@@ -137,6 +137,20 @@ def test_the_column_asks_of_training_documents_alone(dataset: Dataset) -> None:
     assert all(len(set(pool)) == 20 for pool in pools(dataset, found[:20], 20))
 
 
+def test_what_is_learned_from_is_asked_among_what_bm25_finds(dataset: Dataset) -> None:
+    assert dataset.folder is not None
+    rows = Column.load(dataset.folder, "candidates").rows
+    assert set(rows) == {key for split in ("train", "dev") for key in dataset.queries_of(split)}
+    for key, (row,) in rows.items():
+        assert len(row["ids"]) == SIZES.candidates
+        words = {*dataset.queries[key].text.split()[-2:]}
+        assert words & {*dataset.documents[row["ids"][0]].text.split()}
+    asked = examples(dataset, "dev")
+    for example, pool in zip(asked, pools(dataset, asked, SIZES.candidates, 0), strict=True):
+        others = [document for document in rows[example.query][0]["ids"] if document not in example.relevant]
+        assert list(pool) == [*example.relevant, *others][: SIZES.candidates]
+
+
 def test_the_same_seed_writes_the_same_bytes(dataset: Dataset, tmp_path: Path) -> None:
     assert dataset.folder is not None
     again, other = (write_world(tmp_path / str(seed) / "world", SIZES, seed, WORLD) for seed in (3, 4))

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 WAYS = (
     "have a memory model answer the queries that have answers, in these ways: closed, text, text-truncated, stage1, "
-    "stage2, full, random, shuffled; with several, by commas, --out and --run are folders"
+    "stage1-ranked, stage2, stage2-ranked, full, full-given, random, shuffled; with several, by commas, --out and "
+    "--run are folders"
 )
 As = Annotated[str | None, typer.Option("--as", metavar="WAY[,WAY…]", help=WAYS)]
 Pool = Annotated[

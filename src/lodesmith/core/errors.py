@@ -48,6 +48,10 @@ class MissingExtraError(LodesmithError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed", f"pip install 'lodesmith[{extra}]'")
+        self._given = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), self._given
 
 
 class IntegrityError(LodesmithError):

@@ -23,6 +23,8 @@ __all__ = ["Lessons", "Level", "levels"]
 Row = tuple[list[int], list[bool]]
 _EARLIER = 0.2
 """Share of the lessons that are of earlier levels."""
+_ALIKE = 0.5
+"""Share of the names that have a word of another one, where names are learned whole."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Level:
         facts: of a document; 0 for words to repeat.
         forms: of sentences, the first so many.
         friends: names have friends, and questions of two steps are asked.
+        alike: share of the names that have a word of another one in the lesson, so that a name is both its words.
         documents: that are read one after another.
         questions: on them.
     """
@@ -42,6 +45,7 @@ class Level:
     facts: int
     forms: int = len(STATEMENTS)
     friends: bool = False
+    alike: float = 0.0
     documents: int = 1
     questions: int = 10
 
@@ -49,15 +53,15 @@ class Level:
 def levels(facts: int, documents: int = 1) -> tuple[Level, ...]:
     """The levels up to so many documents of so many facts each."""
     few, some = min(4, facts), min(8, facts)
-    several = [Level("several documents", facts, friends=True, documents=documents)] if documents > 1 else []
+    several = [Level("several documents", facts, friends=True, alike=_ALIKE, documents=documents)]
     return (
         Level("repeat", 0),
         Level("one form", few, forms=1),
         Level("every form", few),
-        Level("more facts", some),
-        Level("friends", some, friends=True),
-        Level("documents", facts, friends=True),
-        *several,
+        Level("more facts", some, alike=_ALIKE),
+        Level("friends", some, friends=True, alike=_ALIKE),
+        Level("documents", facts, friends=True, alike=_ALIKE),
+        *(several if documents > 1 else []),
     )
 
 
@@ -159,7 +163,15 @@ class Lessons(Position):
         kind = "document" if self.held_out else draw.choice(("relation", "relation", "name", "document"))
         few = plan.facts <= 8
         about = {"relation": plan.facts if few else self.about, "name": 1, "document": 2 if few else self.about}[kind]
-        facts = self.world.facts(draw, plan.facts, about, friends=plan.friends, held_out=self.held_out, taken=taken)
+        facts = self.world.facts(
+            draw,
+            plan.facts,
+            about,
+            friends=plan.friends,
+            held_out=self.held_out,
+            taken=taken,
+            alike=plan.alike,
+        )
         if kind != "relation" or not few:
             return facts
         relation, names = draw.choice(list(self.world.known)), dict.fromkeys(fact.name for fact in facts)

@@ -149,12 +149,21 @@ class World:
         """How many names are held out."""
         return sum(self.is_held_out(first, last) for first in range(self.names) for last in range(self.names))
 
-    def name(self, draw: Random, held_out: bool) -> str:
-        """A name of one kind."""
+    def name(self, draw: Random, held_out: bool, like: str | None = None) -> str:
+        """A name of one kind; with `like`, one that has a word of that name, where there is one."""
+        if like is not None and (found := self._alike(like, held_out)):
+            return draw.choice(found)
         while True:
             first, last = draw.randrange(self.names), draw.randrange(self.names)
             if self.is_held_out(first, last) == held_out:
                 return f"{self.first[first]} {self.last[last]}"
+
+    def _alike(self, name: str, held_out: bool) -> list[str]:
+        """The other names of a kind that have a word of this one."""
+        first, last = (own.index(word) for own, word in zip((self.first, self.last), name.split(), strict=True))
+        places = [(at, last) for at in range(self.names) if at != first]
+        places += [(first, at) for at in range(self.names) if at != last]
+        return [f"{self.first[at]} {self.last[to]}" for at, to in places if self.is_held_out(at, to) == held_out]
 
     def facts(
         self,
@@ -165,6 +174,7 @@ class World:
         friends: bool = True,
         held_out: bool = False,
         taken: AbstractSet[str] = frozenset(),
+        alike: float = 0.0,
     ) -> list[Fact]:
         """Facts of one document, in a random order; no name has a relation twice.
 
@@ -175,6 +185,7 @@ class World:
             friends: each name has a friend among the others, where there are others.
             held_out: names that training does not meet.
             taken: names of this kind that others have; the document is about none of them.
+            alike: share below 1 of the names that have a word of another one, of the document's or of those taken.
 
         Raises:
             ConfigError: there are not so many names.
@@ -188,7 +199,8 @@ class World:
             )
         names: dict[str, None] = {}
         while len(names) < about:
-            if (name := self.name(draw, held_out)) not in taken:
+            others = [*sorted(taken), *names] if alike and draw.random() < alike else []
+            if (name := self.name(draw, held_out, draw.choice(others) if others else None)) not in taken:
                 names[name] = None
         listed = list(names)
         grid = [(name, relation) for name in listed for relation in self.known]

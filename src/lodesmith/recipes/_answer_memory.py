@@ -39,7 +39,7 @@ class PooledMemory:
     """
 
     def __init__(self, name: str, encoder: MemoryEncoder, dataset: Dataset, asked: Questions, pools: Pools) -> None:
-        self.encoder, self._asked, self._pools = encoder, asked, pools
+        self.encoder, self._asked, self.pools = encoder, asked, pools
         documents = {key: dataset.documents[key] for key in pools.documents}
         self.vectors = document_vectors(name, encoder, documents, folder=dataset.folder)
         self._rows = self.vectors.values.reshape(len(documents), encoder.count, encoder.dimension)
@@ -64,7 +64,7 @@ class PooledMemory:
         from lodesmith.similarity.aligned import aligned_rows
 
         asked = self.encoder.encode([self._asked.texts[key] for key in queries], "query", list(queries))
-        pools = [self._pools.orders[key] for key in queries]
+        pools = [self.pools.orders[key] for key in queries]
         pairs = [(at, self._places[key]) for at, pool in enumerate(pools) for key in pool]
         values = iter(self._scored(aligned_rows, asked, pairs))
         return {query: {key: next(values) for key in pool} for query, pool in zip(queries, pools, strict=True)}

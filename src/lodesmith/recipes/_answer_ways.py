@@ -29,14 +29,19 @@ WAYS: Mapping[str, int | None] = {
     "text": None,
     "text-truncated": None,
     "full": None,
+    "full-given": None,
     "random": None,
     "shuffled": None,
     "stage1": 1,
+    "stage1-ranked": 1,
     "stage2": 2,
+    "stage2-ranked": 2,
 }
 """Each way with the stage whose model it takes; None for the final one. In the order in which they are measured."""
 TEXTS = ("closed", "text", "text-truncated")
 """The ways that read texts, or nothing, by the language model without adapters."""
+_GIVEN = ("stage1", "stage2", "full-given")
+"""The ways that read memory in the pool's own order, as texts are read; the others rank the pool themselves."""
 _CHUNK = 256
 _TIMED, _SECONDS = 20, 10.0
 """How many questions are asked one by one to measure the latency, and how long that may take."""
@@ -117,19 +122,23 @@ def read_text(way: str, plan: Plan, encoder: MemoryEncoder, dataset: Dataset, po
     read = {query: order[: plan.documents] for query, order in pools.orders.items()}
     texts = {key: dataset.documents[key].content for key in dict.fromkeys(k for own in read.values() for k in own)}
     sizes = {key: len(encoder.tokens(text, most)) for key, text in texts.items()}
-    ranking = Run.of(
-        {query: {key: float(len(order) - at) for at, key in enumerate(order)} for query, order in pools.orders.items()}
-    )
     return Reading(
         {query: [texts[key] for key in own] for query, own in read.items()},
-        ranking,
+        _given(pools),
         {query: sum(sizes[key] for key in own) for query, own in read.items()},
         {"adapter": None, "text_tokens": most},
     )
 
 
+def _given(pools: Pools) -> Run:
+    """Each pool in its own order."""
+    return Run.of(
+        {query: {key: float(len(order) - at) for at, key in enumerate(order)} for query, order in pools.orders.items()}
+    )
+
+
 def read_memory(way: str, plan: Plan, asked: Questions, pooled: PooledMemory) -> Reading:
-    """The documents of each pool that the model ranks first, as its memory.
+    """The documents of each pool that the model ranks first, or that stand first, as its memory.
 
     Of `random` each is replaced by noise; of `shuffled` a question reads what another one would, and the ranking is
     that one's.
@@ -137,7 +146,7 @@ def read_memory(way: str, plan: Plan, asked: Questions, pooled: PooledMemory) ->
     Raises:
         InputError: one question cannot be shuffled.
     """
-    ranking = pooled.ranking
+    ranking = _given(pooled.pools) if way in _GIVEN else pooled.ranking
     if way == "shuffled":
         ranking = _shuffled(plan, asked, ranking)
     read = {query: [key for key, _ in ranking[query][: plan.documents]] for query in asked.texts}
@@ -147,7 +156,7 @@ def read_memory(way: str, plan: Plan, asked: Questions, pooled: PooledMemory) ->
         ranking,
         {query: len(own) * pooled.encoder.count for query, own in read.items()},
         {"adapter": "decoder"},
-        lambda query: Run.of(pooled.scores([query])),
+        None if way in _GIVEN else lambda query: Run.of(pooled.scores([query])),
     )
 
 

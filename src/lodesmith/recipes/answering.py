@@ -1,9 +1,10 @@
 """Answers to a dataset's questions: by a memory model as its stages left it, and by what it is held against.
 
 `closed` reads nothing; `text` the first documents of each pool as texts, by the language model without adapters;
-`text-truncated` the same, each cut to as many tokens as its memory has; `stage1`, `stage2` and `full` the memory of the
-documents that the model of that stage ranks first. Controls: `random`, what `full` ranks first, replaced by noise;
-`shuffled`, what `full` would read for another question.
+`text-truncated` the same, each cut to as many tokens as its memory has; `stage1` and `stage2` their memory, made and
+read by the model of that stage; `stage1-ranked`, `stage2-ranked` and `full` the memory of the documents that the model
+of that stage ranks first; `full-given` again that of the pool's first. Controls: `random`, what `full` ranks first,
+replaced by noise; `shuffled`, what `full` would read for another question.
 
     for evaluation, run in answer_dataset("runs/clara", dataset, Plan(("text", "full"), pool="oracle")):
         print(evaluation.measures["CoverEM"])
@@ -38,9 +39,10 @@ _RECALLS = tuple(map(parse, ("R@1", "R@3", "R@5")))
 _NOTES = (
     "Each question is asked among the documents of its pool, and reads the first of them. closed: nothing is read. "
     "text: the pool's own order, as texts, by the language model without adapters; text-truncated: each document cut "
-    "to as many tokens as its memory has. stage1, stage2, full: memory tokens, in the order of the cosine of the "
-    "flattened memory. random: the documents of full, each component of their memory drawn anew with its mean and "
-    "deviation. shuffled: the memory that full reads for another question.",
+    "to as many tokens as its memory has. stage1, stage2, full-given: the memory tokens of the same documents. "
+    "stage1-ranked, stage2-ranked, full: memory tokens in the order of the cosine of the flattened memory. random: the "
+    "documents of full, each component of their memory drawn anew with its mean and deviation. shuffled: the memory "
+    "that full reads for another question.",
     "Context tokens are those of the documents, memory or text, a mean over questions; the prompt's own are not "
     "counted. The time is that of finding the pool where BM25 does, ranking it, and writing the answer, one question "
     "at a time.",

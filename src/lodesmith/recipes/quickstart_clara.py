@@ -18,13 +18,14 @@ from lodesmith.core.progress import tell
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.recipes._answer_pools import Kind
+from lodesmith.recipes._side_by_side import cores, side_by_side
 from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.world import PROMPT, SOURCE, Reader, Sizes, reader_events, write_world
 
 __all__ = ["FAST", "FULL", "Clara", "Scale", "run"]
 
 _TEXTS = ("closed", "text", "text-truncated")
-_STAGES = ("stage1", "stage2", "full")
+_STAGES = ("stage1", "stage2", "stage2-ranked", "full")
 _CONTROLS = ("random", "shuffled")
 MEASURE = "CoverEM"
 POOLS: tuple[Kind, ...] = ("oracle", "normal")
@@ -42,7 +43,6 @@ class Scale:
         length: tokens of a document that are read.
         epochs: of each stage.
         lr: of each stage.
-        candidates: documents that a question is asked among.
         lora: of the adapters.
     """
 
@@ -53,7 +53,6 @@ class Scale:
     length: int = 168
     epochs: tuple[int, int, int] = (2, 1, 1)
     lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
-    candidates: int = 20
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
     def overrides(self, dataset: Path, base: Path, rate: int, seed: int) -> dict[str, Any]:
@@ -71,7 +70,7 @@ class Scale:
             "stages.0.objective.together": 8,
             "stages.1.objective.documents": read,
             "stages.2.objective.documents": read,
-            "stages.2.objective.candidates": self.candidates,
+            "stages.2.objective.candidates": self.sizes.candidates,
             "evaluation.split": "none",
         }
         for stage, (epochs, lr) in enumerate(zip(self.epochs, self.lr, strict=True)):
@@ -151,8 +150,10 @@ class _Job:
         self.steps.once("world", own, self._write, products=[place / "dataset.json", place / "columns"])
         self.say(f"{self.dataset!r}")
         self.steps.once("reader", own, self._read, products=[self._reader])
+        runs = [self._run(rate) for rate in self.scale.rates]
+        products = [folder / name for folder in runs for name in ("model", "manifest.json")]
+        self.steps.once("three stages at each rate", own, self._train, products=products)
         for rate in self.scale.rates:
-            self._train(rate, own)
             for pool in POOLS:
                 self._measure(rate, pool)
         return self._conclude()
@@ -185,19 +186,13 @@ class _Job:
     def _run(self, rate: int) -> Path:
         return self.out / f"rate-{rate}"
 
-    def _train(self, rate: int, own: dict[str, Any]) -> None:
-        from lodesmith.recipes.train import finished, plan
-
-        folder = self._run(rate)
-        overrides = self.scale.overrides(self.out / "dataset", self._reader, rate, self.seed)
-
-        def work() -> None:
-            follow(plan("clara", overrides, out=folder, resume="auto", reported=False).events())
-
-        products = [folder / "model", folder / "manifest.json"]
-        self.steps.once(f"train at rate {rate}", own | {"rate": rate}, work, products=products)
-        if not finished(folder):
-            raise InputError("the training did not finish", f"delete {folder} and run the command again")
+    def _train(self) -> None:
+        """Every rate, a process each while there are cores."""
+        items = [
+            (f"rate {rate}", self.scale.overrides(self.out / "dataset", self._reader, rate, self.seed), self._run(rate))
+            for rate in self.scale.rates
+        ]
+        side_by_side(_train, items, cores())
 
     def _ways(self, rate: int) -> tuple[str, ...]:
         texts = _TEXTS if rate == self.scale.rates[0] else _TEXTS[2:]
@@ -210,7 +205,8 @@ class _Job:
         from lodesmith.recipes.answering import Plan, answer_dataset
 
         def work() -> None:
-            plan = Plan(self._ways(rate), pool=pool, documents=self.scale.sizes.read, candidates=self.scale.candidates)
+            sizes = self.scale.sizes
+            plan = Plan(self._ways(rate), pool=pool, documents=sizes.read, candidates=sizes.candidates)
             for evaluation, _ in answer_dataset(str(self._run(rate)), self.dataset, plan):
                 evaluation.save(self.out / "evaluations" / pool / f"{evaluation.system}.json")
 
@@ -236,6 +232,15 @@ class _Job:
         ]
         write_text(self.out / "report.html", render("Answers from memory tokens", found, comparison, notes=notes))
         return Clara(self.out, comparison_text(found, comparison), tuple(found), self.steps.seconds())
+
+
+def _train(name: str, overrides: dict[str, Any], folder: Path) -> None:
+    """The recipe `clara` from its beginning, or from where it was."""
+    from lodesmith.recipes.train import finished, plan
+
+    follow(plan("clara", overrides, out=folder, resume="auto", reported=False).events())
+    if not finished(folder):
+        raise InputError(f"the training at {name} did not finish", f"delete {folder} and run the command again")
 
 
 def follow(events: Iterable[Event]) -> Sequence[Event]:

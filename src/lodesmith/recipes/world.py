@@ -43,6 +43,7 @@ class Sizes:
         forms: see `dev`.
         asked: questions on each of these documents, and on each to train on.
         read: documents that a question is answered from.
+        candidates: documents that a question of train or dev is asked among.
     """
 
     documents: int = 4000
@@ -53,6 +54,7 @@ class Sizes:
     forms: int = 100
     asked: int = 4
     read: int = 2
+    candidates: int = 20
 
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
@@ -97,6 +99,21 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
     with ColumnWriter(folder, "questions", "document", made_by=info) as writer:
         for name in writer.missing(column):
             writer.add(name, column[name], {"kept": len(column[name])})
+        writer.finish()
+    return _with_candidates(Dataset.load(folder), folder, sizes.candidates)
+
+
+def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
+    """The documents that BM25 finds for the questions of train and dev, in the column `candidates`: these are learned
+    from, and validated, among documents like those that others are measured among."""
+    from lodesmith.retrieval.bm25 import BM25
+
+    lexical = BM25().build((key, document.content) for key, document in dataset.documents.items())
+    asked = {key: query.text for split in ("train", "dev") for key, query in dataset.queries_of(split).items()}
+    run = lexical.search(asked, count)
+    with ColumnWriter(folder, "candidates", "query", made_by={"with": "BM25", "count": count}) as writer:
+        for key in writer.missing(asked):
+            writer.add(key, [{"ids": [document for document, _ in run[key]]}], {})
         writer.finish()
     return Dataset.load(folder)
 

@@ -1,0 +1,103 @@
+"""Work side by side: done once each, told of, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lodesmith.core.errors import InputError, MissingExtraError
+from lodesmith.core.progress import Progress, listen, tell
+from lodesmith.recipes._side_by_side import side_by_side
+
+
+def note(name: str, folder: Path, seconds: float = 0.0) -> None:
+    """Leave a file."""
+    import torch
+
+    tell("work", 1, 2, "parts")
+    time.sleep(seconds)
+    (folder / name).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
+
+def refuse(name: str, error: Exception | None) -> None:
+    """Raise."""
+    if error is not None:
+        raise error
+
+
+def linger(name: str, file: Path) -> None:
+    """Say that it has begun, and stay."""
+    file.write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_item_is_worked_on_and_told_of(tmp_path: Path, processes: int) -> None:
+    heard: list[Progress] = []
+    names = ["one", "two", "three"]
+    with listen(heard.append):
+        side_by_side(note, [(name, tmp_path) for name in names], processes)
+    own = {name: int((tmp_path / name).read_text().split()[0]) for name in names}
+    assert (os.getpid() in own.values()) == (processes == 1)
+    labels = {progress.label for progress in heard}
+    assert labels == ({"work"} if processes == 1 else {f"{name}: work" for name in names})
+    assert {(progress.done, progress.total, progress.unit) for progress in heard} == {(1, 2, "parts")}
+
+
+def test_one_item_needs_no_process(tmp_path: Path) -> None:
+    side_by_side(note, [("one", tmp_path)], 8)
+    assert (tmp_path / "one").read_text().split()[0] == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("is bad", "mend it", path="a", line=3), MissingExtraError("x", "y"), ValueError("a defect")]
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_an_item_raises_is_raised(error: Exception, processes: int) -> None:
+    with pytest.raises(type(error)) as caught:
+        side_by_side(refuse, [("a", None), ("b", error), ("c", None)], processes)
+    assert str(caught.value) == str(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="no signals here")
+def test_no_work_outlives_who_began_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from recipes.test_side_by_side import linger\n"
+        "from lodesmith.recipes._side_by_side import side_by_side\n"
+        "if __name__ == '__main__':\n"
+        "    side_by_side(linger, [(n, Path(sys.argv[1]) / n) for n in ('a', 'b')], 2)\n"
+    )
+    (tmp_path / "go.py").write_text(code)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    begun = subprocess.Popen(
+        [sys.executable, str(tmp_path / "go.py"), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
+    )
+    files = [tmp_path / "a", tmp_path / "b"]
+    _until(lambda: all(file.exists() and file.read_text() for file in files))
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    _until(lambda: not any(map(_lives, (int(file.read_text()) for file in files))))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def _until(condition: object) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come about in a minute")

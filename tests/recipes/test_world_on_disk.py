@@ -131,8 +131,16 @@ def test_the_column_asks_of_training_documents_alone(dataset: Dataset) -> None:
     column = Column.load(dataset.folder, "questions")
     assert set(column.rows) == {key for key in dataset.documents if key.startswith("train")}
     found = examples(dataset, "train")
-    assert len(found) == sum(map(len, column.rows.values()))  # what is judged is there too, and counts once
-    assert {example.kind for example in found} == {"simple", "complex"}
+    judged = dataset.queries_of("train")
+    assert len(found) == sum(map(len, column.rows.values())) + len(judged)  # nothing is in both
+    assert {example.kind for example in found} == {"qa", "simple", "complex", "paraphrase"}
+    assert [example.query for example in found if example.kind == "qa"] == list(judged)
+    again = {example.relevant[0]: example.answers[0] for example in found if example.kind == "paraphrase"}
+    assert set(again) == set(column.rows)
+    for key, text in again.items():
+        assert sorted(set(text.split())) != sorted(dataset.documents[key].text.split())
+        said = {*dataset.documents[key].text.split()}
+        assert {word for word in text.split() if word in WORLD.first or word in WORLD.last} <= said
     assert all(document.startswith("train") for example in found for document in example.relevant)
     assert all(len(set(pool)) == 20 for pool in pools(dataset, found[:20], 20))
 

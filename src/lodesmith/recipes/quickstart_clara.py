@@ -17,6 +17,7 @@ from lodesmith.core.files import locked, read_json, read_object, write_text
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
+from lodesmith.data.supervision import QA
 from lodesmith.recipes._answer_pools import Kind
 from lodesmith.recipes._side_by_side import cores, side_by_side
 from lodesmith.recipes.steps import Steps
@@ -68,6 +69,8 @@ class Scale:
             "encoder.separator": " ",
             "encoder.lora": self.lora,
             "stages.0.objective.together": 8,
+            "stages.1.objective.kinds": [QA],
+            "stages.2.objective.kinds": [QA],
             "stages.1.objective.documents": read,
             "stages.2.objective.documents": read,
             "stages.2.objective.candidates": self.sizes.candidates,

@@ -13,6 +13,7 @@ from lodesmith.core.events import Event
 from lodesmith.core.files import atomic_folder
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.data.lessons import Lessons, levels
+from lodesmith.data.supervision import PARAPHRASE
 from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, Fact, World
 from lodesmith.recipes.learners._ranks import ranks
 
@@ -25,6 +26,8 @@ SOURCE = "lodesmith.data.world"
 """What a world's `dataset.json` names as its source."""
 ENOUGH = 0.85
 """Accuracy from which a reader goes on to the next level, where it learns the rest."""
+AGAIN = "tell what is what"
+"""What is asked where the answer is a paraphrase."""
 PROMPT = "{documents} {question}"
 """How the reader is asked: documents, then the question, whose last word the answer follows."""
 
@@ -58,9 +61,10 @@ class Sizes:
 
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
-    """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and all
-    questions on the training documents in the column `questions`. A held-out name is in one document alone, so that a
-    question on it has one answer in the whole corpus.
+    """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and the
+    other questions on the training documents in the column `questions`, with a paraphrase of each document: the same
+    facts in sentences of one form. A held-out name is in one document alone, so that a question on it has one answer in
+    the whole corpus.
 
     Args:
         folder: of the dataset.
@@ -90,7 +94,10 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
             draw.shuffle(asked)
             if split == "train":
-                column[name] = [{"question": q.text, "answers": [q.answer], "kind": q.kind} for q in asked]
+                rows = [{"question": q.text, "answers": [q.answer], "kind": q.kind} for q in asked[sizes.asked :]]
+                other = Random(f"{seed} paraphrase {number}")
+                again = world.story(other, facts, forms=(other.choice(STATEMENTS),)).text
+                column[name] = [*rows, {"question": AGAIN, "answers": [again], "kind": PARAPHRASE}]
             for at, question in enumerate(asked[: sizes.asked]):
                 queries.append(Query(f"{name}.{at}", question.text, (question.answer,)))
                 judged[split][f"{name}.{at}"] = {name: 1}

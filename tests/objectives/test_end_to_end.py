@@ -262,6 +262,7 @@ def test_the_size_of_a_batch_is_that_of_its_questions(memory: Tensor) -> None:
         ({"documents": 0}, "0 documents cannot be chosen"),
         ({"documents": 6, "candidates": 5}, "6 documents cannot be chosen among 5"),
         ({"document_encoder": nn.Identity()}, "leave document_encoder out"),
+        ({"kinds": []}, "kinds is empty"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ class EndToEnd(nn.Module):
         retrieval: weight of the term; with 0 no label is used.
         mse: weight of the term.
         documents: k, the slots, each of which takes one candidate.
-        candidates: m, for what makes the batches.
+        candidates: m, for what makes the batches, as is `kinds`.
+        kinds: of examples, such as `qa`, the judged questions; null for all that there are.
         temperature: divides the scores.
         known: not used: the batch says what is relevant.
 
@@ -60,6 +61,7 @@ class EndToEnd(nn.Module):
         mse: float = 0.0,
         documents: int = 5,
         candidates: int = 20,
+        kinds: Sequence[str] | None = None,
         temperature: float = 0.02,
         known: NDArray[Any] | None = None,
     ) -> None:
@@ -71,10 +73,12 @@ class EndToEnd(nn.Module):
             raise ConfigError(
                 f"{documents} documents cannot be chosen among {candidates} candidates", "give at least as many"
             )
+        if kinds is not None and not kinds:
+            raise ConfigError("kinds is empty", "name some, or leave it at null for all")
         weights = {"answer": answer, "retrieval": retrieval, "mse": mse}
         self.weights = check_weights("end_to_end", weights, ("answer", "retrieval"))
         self.encoder = encoder
-        self.documents, self.candidates, self.temperature = documents, candidates, temperature
+        self.documents, self.candidates, self.kinds, self.temperature = documents, candidates, kinds, temperature
         self._first: torch.Tensor | None = None
 
     def begin(self) -> None:

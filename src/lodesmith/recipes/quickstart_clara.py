@@ -52,7 +52,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 168
-    epochs: tuple[int, int, int] = (2, 1, 1)
+    epochs: tuple[int, int, int] = (1, 4, 1)
     lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
@@ -69,6 +69,7 @@ class Scale:
             "encoder.separator": " ",
             "encoder.lora": self.lora,
             "stages.0.objective.together": 8,
+            "stages.0.objective.kinds": [QA, "simple", "complex"],
             "stages.1.objective.kinds": [QA],
             "stages.2.objective.kinds": [QA],
             "stages.1.objective.documents": read,
@@ -84,10 +85,10 @@ class Scale:
 FULL = Scale()
 FAST = Scale(
     sizes=Sizes(documents=1500, facts=10, about=2, dev=48, test=100, forms=25),
-    reader=Reader(steps=400),
+    reader=Reader(steps=200),
     rates=(4, 16),
     length=96,
-    epochs=(1, 1, 1),
+    epochs=(2, 3, 1),
 )
 
 

@@ -145,14 +145,16 @@ class Reader:
         layers: of the transformer.
         heads: of attention.
         lr: learning rate.
-        steps: optimiser steps of the last level, and the most of each one before it.
+        batch: lessons of a step.
+        steps: optimiser steps of the last level; each one before it has three times as many at most.
     """
 
     width: int = 128
     layers: int = 4
     heads: int = 4
     lr: float = 2e-3
-    steps: int = 600
+    batch: int = 32
+    steps: int = 400
 
 
 def _new_reader(world: World, reader: Reader, seed: int) -> tuple[Any, Any]:
@@ -226,7 +228,7 @@ def _stages(
     words = dict(sorted(words.items(), key=lambda word: word[1]))
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
-        settings = {"vocabulary": words, "about": sizes.about, "seed": seed}
+        settings = {"vocabulary": words, "about": sizes.about, "batch_size": reader.batch, "seed": seed}
         new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}

@@ -1,0 +1,98 @@
+"""`lode quickstart clara`, whole, at a size that learns nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lodesmith.core.errors import InputError
+from lodesmith.core.files import read_json, sha256_folder
+from lodesmith.core.progress import Progress, listen
+from lodesmith.core.results import Evaluation
+from lodesmith.recipes import quickstart_clara
+from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
+from lodesmith.recipes.world import Reader, Sizes
+
+TINY = Scale(
+    sizes=Sizes(documents=24, facts=4, about=2, dev=4, test=6, forms=4, asked=2, candidates=6),
+    reader=Reader(width=32, layers=1, heads=2, batch=4, steps=2),
+    rates=(4, 16),
+    length=40,
+    epochs=(1, 1, 1),
+)
+TEXTS, STAGES, CONTROLS = ("closed", "text"), ("stage1", "stage2", "stage2-ranked", "full"), ("random", "shuffled")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clara, list[str], list[Progress]]]:
+    said: list[str] = []
+    heard: list[Progress] = []
+    with pytest.MonkeyPatch.context() as patch, listen(heard.append):
+        patch.setattr(quickstart_clara, "cores", lambda: 2)
+        yield run(tmp_path_factory.mktemp("clara") / "out", scale=TINY, say=said.append), said, heard
+
+
+def test_every_way_is_measured_at_every_rate_on_both_pools(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    found, _, _ = done
+    expected = [f"rate-4, {way}" for way in (*TEXTS, "text-truncated", *STAGES)]
+    expected += [f"rate-16, {way}" for way in ("text-truncated", *STAGES, *CONTROLS)]
+    for pool in POOLS:
+        own = [evaluation for evaluation in found.evaluations if evaluation.dataset.endswith(f"{pool} pool")]
+        assert [evaluation.system for evaluation in own] == expected
+        for evaluation in own:
+            assert evaluation.queries == TINY.sizes.test * TINY.sizes.asked
+            file = found.out / "evaluations" / pool / f"{evaluation.system}.json"
+            assert Evaluation.load(file) == evaluation
+    words = {evaluation.system: evaluation.cost["context_tokens"] for evaluation in found.evaluations}
+    assert words["rate-4, full"] == 2 * TINY.length / 4
+    assert words["rate-16, full"] == 2 * (TINY.length // 16)
+
+
+def test_it_tells_what_it_does(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    found, said, heard = done
+    steps = [line.removesuffix(" …") for line in said if line.endswith("…")]
+    assert steps[:3] == ["world", "reader", "three stages at each rate"]
+    assert len(steps) == 3 + len(TINY.rates) * len(POOLS)
+    labels = {progress.label for progress in heard}
+    assert {"train repeat", "rate 4: train compress", "rate 16: train end_to_end"} <= labels
+    page = (found.out / "report.html").read_text()
+    for word in ("rate-4, stage2-ranked", "rate-16, shuffled", "CoverEM", "world, oracle pool"):
+        assert word in page
+    assert all(evaluation.system in found.table for evaluation in found.evaluations)
+    json.dumps(found.to_json())
+
+
+def test_what_is_done_is_not_done_again(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    found, _, _ = done
+    before = sha256_folder(found.out)
+    said: list[str] = []
+    again = run(found.out, scale=TINY, say=said.append)
+    assert again.evaluations == found.evaluations
+    assert not [line for line in said if line.endswith("…")]
+    assert sha256_folder(found.out) == before
+
+
+def test_one_process_makes_the_same_models(
+    done: tuple[Clara, list[str], list[Progress]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _, _ = done
+    for name in ("dataset", "reader"):
+        shutil.copytree(found.out / name, tmp_path / name)
+    monkeypatch.setattr(quickstart_clara, "cores", lambda: 1)
+    own = found.out / "rate-16" / "manifest.json"
+    quickstart_clara._train(
+        "rate 16", TINY.overrides(tmp_path / "dataset", tmp_path / "reader" / "model", 16, 0), tmp_path / "run"
+    )
+    assert read_json(tmp_path / "run" / "manifest.json")["model_files"] == read_json(own)["model_files"]
+
+
+def test_another_scale_is_refused_in_its_folder(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    found, _, _ = done
+    before = sha256_folder(found.out)
+    with pytest.raises(InputError, match="another dataset is here"):
+        run(found.out, fast=True)
+    assert sha256_folder(found.out) == before

@@ -326,6 +326,10 @@ def test_classes_and_quantisation_that_are_not_here(model: Path) -> None:
     fault(model, InputError, "needs gptqmodel")
     edit(model / "config.json", quantization_config={"quant_method": "sorcery"})
     fault(model, InputError, "'sorcery'")
+    own = {"group_size": 64, "bits": 4}
+    for both in ({"quantization": own}, {"quantization": own, "quantization_config": own}):
+        write_json(model / "config.json", config | both)
+        fault(model, InputError, "quantised for MLX", "4 bits in groups of 64")
     write_json(model / "config.json", config | {"model_type": "berd"})
     fault(model, InputError, "no model of type 'berd'")
     write_json(model / "config.json", config | {"architectures": ["BertSeer"]})

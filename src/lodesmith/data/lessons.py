@@ -24,7 +24,7 @@ Row = tuple[list[int], list[bool]]
 _EARLIER = 0.2
 """Share of the lessons that are of earlier levels."""
 _ALIKE = 0.5
-"""Share of the names that have a word of another one, where names are learned whole."""
+"""Share of the names that have a word of another one, where several documents are read."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def levels(facts: int, documents: int = 1) -> tuple[Level, ...]:
         Level("repeat", 0),
         Level("one form", few, forms=1),
         Level("every form", few),
-        Level("more facts", some, alike=_ALIKE),
-        Level("friends", some, friends=True, alike=_ALIKE),
-        Level("documents", facts, friends=True, alike=_ALIKE),
+        Level("more facts", some),
+        Level("friends", some, friends=True),
+        Level("documents", facts, friends=True),
         *(several if documents > 1 else []),
     )
 

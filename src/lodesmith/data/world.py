@@ -90,7 +90,7 @@ class World:
         ConfigError: a size is out of range.
     """
 
-    names: int = 500
+    names: int = 256
     relations: int = 8
     values: int = 32
     seed: int = 0

@@ -94,7 +94,9 @@ def check_transformer(found: Checkup, folder: Path) -> int | None:
     _check_type(config, folder)
     tensors = weigh(found, folder)
     quantised = config.get("quantization_config")
-    if isinstance(quantised, Mapping):
+    if isinstance(config.get("quantization"), Mapping):  # newer folders of mlx-lm have both
+        found.attempt(lambda: _for_mlx(found, config["quantization"], folder))
+    elif isinstance(quantised, Mapping):
         found.attempt(lambda: _quantised(found, quantised, folder))
     elif tensors:
         found.attempt(lambda: _compare(found, folder, config, tensors))
@@ -178,6 +180,16 @@ def _quantised(found: Checkup, settings: Json, folder: Path) -> None:
             path=path,
         )
     found.notes.append(f"quantised with {method}: shapes are packed and were not compared")
+
+
+def _for_mlx(found: Checkup, settings: Json, folder: Path) -> None:
+    bits, group = settings.get("bits"), settings.get("group_size")
+    found.facts["quantisation"] = f"mlx, {bits} bits"
+    raise InputError(
+        f"the weights are quantised for MLX ({bits} bits in groups of {group}), which torch does not read",
+        "take the model's unquantised weights",
+        path=folder / "config.json",
+    )
 
 
 def is_there(package: str) -> bool:

@@ -52,7 +52,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 168
-    epochs: tuple[int, int, int] = (1, 4, 1)
+    epochs: tuple[int, int, int] = (1, 2, 1)
     lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
@@ -70,7 +70,9 @@ class Scale:
             "encoder.lora": self.lora,
             "stages.0.objective.together": 8,
             "stages.0.objective.kinds": [QA, "simple", "complex"],
+            "stages.1.objective.together": 8,
             "stages.1.objective.kinds": [QA],
+            "stages.1.optim.groups": [{"match": "*.lora_*.query_reasoner.*", "freeze": True}],
             "stages.2.objective.kinds": [QA],
             "stages.1.objective.documents": read,
             "stages.2.objective.documents": read,
@@ -88,7 +90,7 @@ FAST = Scale(
     reader=Reader(steps=200),
     rates=(4, 16),
     length=96,
-    epochs=(2, 3, 1),
+    epochs=(2, 2, 1),
 )
 
 

@@ -49,14 +49,14 @@ class Sizes:
         candidates: documents that a question of train or dev is asked among.
     """
 
-    documents: int = 4000
+    documents: int = 3000
     facts: int = 20
     about: int = 3
     dev: int = 64
     test: int = 300
     forms: int = 100
     asked: int = 4
-    read: int = 2
+    read: int = 1
     candidates: int = 20
 
 

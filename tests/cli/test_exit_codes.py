@@ -231,3 +231,15 @@ def test_weights_that_cannot_be_written_are_told_without_a_traceback(
     assert code == 2
     assert "No space left on device" in err
     assert "Traceback" not in err
+
+
+def test_a_reader_that_has_gone_is_no_fault() -> None:
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "lodesmith.cli.main", "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert begun.stdout is not None
+    assert begun.stderr is not None
+    begun.stdout.close()
+    told = begun.stderr.read()
+    assert begun.wait() == 0
+    assert told == b""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lodesmith.cli.console import Json, progress, say, show
+from lodesmith.cli.console import Json, progress, put, say, show
 
 if TYPE_CHECKING:
     from lodesmith.recipes.answering import Answered
@@ -44,13 +43,8 @@ def ask(
     """
     from lodesmith.recipes.asking import ask as asked
 
-    found = asked(model, index, question, k, max_new_tokens=max_new_tokens, write=None if as_json else _write)
+    found = asked(model, index, question, k, max_new_tokens=max_new_tokens, write=None if as_json else put)
     show(as_json, found.to_json(), asked_text(found))
-
-
-def _write(piece: str) -> None:
-    sys.stdout.write(piece)
-    sys.stdout.flush()
 
 
 def asked_text(found: Asked) -> str:

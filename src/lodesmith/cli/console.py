@@ -22,8 +22,16 @@ Json = Annotated[
 def show(as_json: bool, value: Any, text: str) -> None:
     """Print the verb's result: JSON or text."""
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    sys.stdout.write((json.dumps(value, ensure_ascii=plain, allow_nan=False) if as_json else text.rstrip("\n")) + "\n")
-    sys.stdout.flush()
+    put((json.dumps(value, ensure_ascii=plain, allow_nan=False) if as_json else text.rstrip("\n")) + "\n")
+
+
+def put(text: str) -> None:
+    """Write on standard output; where its reader is gone (`| head`), it and what follows go nowhere."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first() -> bool:

@@ -52,7 +52,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 168
-    epochs: tuple[int, int, int] = (1, 2, 1)
+    epochs: tuple[int, int, int] = (4, 2, 1)
     lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
@@ -87,7 +87,7 @@ class Scale:
 FULL = Scale()
 FAST = Scale(
     sizes=Sizes(documents=1500, facts=10, about=2, dev=48, test=100, forms=25),
-    reader=Reader(steps=200),
+    reader=Reader(steps=500),
     rates=(4, 16),
     length=96,
     epochs=(2, 2, 1),

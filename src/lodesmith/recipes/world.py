@@ -154,7 +154,7 @@ class Reader:
     heads: int = 4
     lr: float = 2e-3
     batch: int = 32
-    steps: int = 400
+    steps: int = 1000
 
 
 def _new_reader(world: World, reader: Reader, seed: int) -> tuple[Any, Any]:

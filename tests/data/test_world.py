@@ -104,6 +104,16 @@ def test_names_alike_share_one_word_with_another_and_are_of_their_kind(held_out:
     assert plain < 20
 
 
+def test_few_relations_leave_it_to_the_name() -> None:
+    for number in range(20):
+        found = facts(number, count=9, about=9, friends=False, relations=1)
+        assert len(found) == 9
+        assert len({fact.relation for fact in found}) == 1
+        assert len({fact.name for fact in found}) == 9
+    several = [fact for number in range(20) for fact in facts(number, count=4, about=4, friends=False, relations=1)]
+    assert len({fact.relation for fact in several}) > 3
+
+
 def test_names_alike_end_where_all_of_them_are_taken() -> None:
     world = World(names=8)
     places = [(first, last) for first in range(1, 8) for last in range(8) if not world.is_held_out(first, last)]

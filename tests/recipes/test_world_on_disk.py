@@ -145,6 +145,18 @@ def test_the_column_asks_of_training_documents_alone(dataset: Dataset) -> None:
     assert all(len(set(pool)) == 20 for pool in pools(dataset, found[:20], 20))
 
 
+def test_half_of_what_is_learned_from_has_one_relation_alone(dataset: Dataset) -> None:
+    own = Counter(
+        len({word for word in document.text.split() if word in WORLD.known})
+        for key, document in dataset.documents.items()
+        if key.startswith("train")
+    )
+    assert 0.25 * SIZES.documents < own[1] < 0.75 * SIZES.documents
+    for key, document in dataset.documents.items():
+        if not key.startswith("train"):
+            assert len({word for word in document.text.split() if word in WORLD.known}) > 1
+
+
 def test_what_is_learned_from_is_asked_among_what_bm25_finds(dataset: Dataset) -> None:
     assert dataset.folder is not None
     rows = Column.load(dataset.folder, "candidates").rows

@@ -165,7 +165,7 @@ class World:
         places += [(first, at) for at in range(self.names) if at != last]
         return [f"{self.first[at]} {self.last[to]}" for at, to in places if self.is_held_out(at, to) == held_out]
 
-    def facts(
+    def facts(  # noqa: PLR0913 - how a document may be, by name
         self,
         draw: Random,
         count: int,
@@ -175,6 +175,7 @@ class World:
         held_out: bool = False,
         taken: AbstractSet[str] = frozenset(),
         alike: float = 0.0,
+        relations: int | None = None,
     ) -> list[Fact]:
         """Facts of one document, in a random order; no name has a relation twice.
 
@@ -186,6 +187,8 @@ class World:
             held_out: names that training does not meet.
             taken: names of this kind that others have; the document is about none of them.
             alike: share below 1 of the names that have a word of another one, of the document's or of those taken.
+            relations: so many of them alone, drawn; all where None. Where they are few the name tells, and not the
+                relation.
 
         Raises:
             ConfigError: there are not so many names.
@@ -203,12 +206,13 @@ class World:
             if (name := self.name(draw, held_out, draw.choice(others) if others else None)) not in taken:
                 names[name] = None
         listed = list(names)
-        grid = [(name, relation) for name in listed for relation in self.known]
+        own = list(self.known) if relations is None else draw.sample(list(self.known), relations)
+        grid = [(name, relation) for name in listed for relation in own]
         found = [Fact(name, relation, draw.choice(self.known[relation])) for name, relation in grid]
         draw.shuffle(found)
         linked = []
         if friends and about > 1:
-            linked = [Fact(name, FRIEND, draw.choice([own for own in listed if own != name])) for name in listed]
+            linked = [Fact(name, FRIEND, draw.choice([other for other in listed if other != name])) for name in listed]
         kept = [*linked, *found][:count]
         draw.shuffle(kept)
         return kept

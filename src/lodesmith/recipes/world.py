@@ -24,6 +24,8 @@ __all__ = ["SOURCE", "Sizes", "reader_events", "write_world"]
 
 SOURCE = "lodesmith.data.world"
 """What a world's `dataset.json` names as its source."""
+_ONE_RELATION = 0.5
+"""Share of the training documents that have one relation alone."""
 ENOUGH = 0.85
 """Accuracy from which a reader goes on to the next level, where it learns the rest."""
 AGAIN = "tell what is what"
@@ -118,7 +120,8 @@ def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
     lexical = BM25().build((key, document.content) for key, document in dataset.documents.items())
     asked = {key: query.text for split in ("train", "dev") for key, query in dataset.queries_of(split).items()}
     run = lexical.search(asked, count)
-    with ColumnWriter(folder, "candidates", "query", made_by={"with": "BM25", "count": count}) as writer:
+    made_by = {"with": "BM25", "count": count, "texts": dataset.fingerprint}
+    with ColumnWriter(folder, "candidates", "query", made_by=made_by) as writer:
         for key in writer.missing(asked):
             writer.add(key, [{"ids": [document for document, _ in run[key]]}], {})
         writer.finish()
@@ -126,14 +129,17 @@ def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
 
 
 def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: set[str]) -> list[Fact]:
-    """Those of a document. Half of what is trained on is shorter, which is learned first; of others, the names are
-    taken."""
+    """Those of a document. Of what is trained on half is about one relation of many names: where names are few a
+    relation nearly tells the value, and what tells names apart is not learned. Of other splits the names are taken."""
     if split != "train":
         facts = world.facts(draw, sizes.facts, sizes.about, held_out=True, taken=taken)
         taken.update(fact.name for fact in facts)
         return facts
-    count, about = draw.choice(((1.0, sizes.about), (1.0, sizes.about), (0.5, 2), (0.25, 1)))
-    return world.facts(draw, max(1, round(count * sizes.facts)), min(about, sizes.about))
+    if draw.random() < _ONE_RELATION:
+        names = max(2, round(draw.choice((0.2, 0.4, 0.6)) * sizes.facts))
+        return world.facts(draw, names, names, friends=False, relations=1)
+    share, about = draw.choice(((1.0, sizes.about), (1.0, sizes.about), (0.5, 2), (0.25, 1)))
+    return world.facts(draw, max(1, round(share * sizes.facts)), min(about, sizes.about))
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.core.progress import Progress, listen
 from lodesmith.core.results import Evaluation
 from lodesmith.recipes import quickstart_clara
+from lodesmith.recipes._side_by_side import cores
 from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
 from lodesmith.recipes.world import Reader, Sizes
 
 TINY = Scale(
-    sizes=Sizes(documents=24, facts=4, about=2, dev=4, test=6, forms=4, asked=2, candidates=6),
+    sizes=Sizes(documents=24, facts=4, about=2, dev=4, test=6, forms=4, asked=2, read=2, candidates=6),
     reader=Reader(width=32, layers=1, heads=2, batch=4, steps=2),
     rates=(4, 16),
     length=40,
@@ -76,17 +78,18 @@ def test_what_is_done_is_not_done_again(done: tuple[Clara, list[str], list[Progr
     assert sha256_folder(found.out) == before
 
 
-def test_one_process_makes_the_same_models(
-    done: tuple[Clara, list[str], list[Progress]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_makes_the_same_models(done: tuple[Clara, list[str], list[Progress]], tmp_path: Path) -> None:
     found, _, _ = done
     for name in ("dataset", "reader"):
         shutil.copytree(found.out / name, tmp_path / name)
-    monkeypatch.setattr(quickstart_clara, "cores", lambda: 1)
+    settings = TINY.overrides(tmp_path / "dataset", tmp_path / "reader" / "model", 16, 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores() // 2))  # as each of the two processes had
+    try:
+        quickstart_clara._train("rate 16", settings, tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
     own = found.out / "rate-16" / "manifest.json"
-    quickstart_clara._train(
-        "rate 16", TINY.overrides(tmp_path / "dataset", tmp_path / "reader" / "model", 16, 0), tmp_path / "run"
-    )
     assert read_json(tmp_path / "run" / "manifest.json")["model_files"] == read_json(own)["model_files"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lodesmith.core.errors import InputError, MissingExtraError
+from lodesmith.core.errors import InputError, LodesmithError, MissingExtraError
 from lodesmith.core.progress import Progress, listen, tell
 from lodesmith.recipes._side_by_side import side_by_side
 
@@ -65,13 +65,41 @@ def test_what_an_item_raises_is_raised(error: Exception, processes: int) -> None
     assert str(caught.value) == str(error)
 
 
-@pytest.mark.skipif(not hasattr(os, "kill"), reason="no signals here")
-def test_no_work_outlives_who_began_it(tmp_path: Path) -> None:
+def begin(name: str, folder: Path) -> None:
+    """Leave a file; the second is bad."""
+    (folder / name).write_text(name)
+    if name == "b":
+        raise InputError("is bad", "mend it")
+    time.sleep(1)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_none_begins_after_one_has_failed(tmp_path: Path, processes: int) -> None:
+    with pytest.raises(InputError, match="is bad"):
+        side_by_side(begin, [(name, tmp_path) for name in "abcd"], processes)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
+
+
+def end(name: str, file: Path) -> None:
+    """Be killed, as where memory runs out."""
+    file.write_text(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals here")
+def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LodesmithError, match="was ended, perhaps because memory ran out"):
+        side_by_side(end, [("a", tmp_path / "a"), ("b", tmp_path / "b")], 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals here")
+@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_no_work_outlives_who_began_it(tmp_path: Path, asked: str) -> None:
     code = (
         "import sys; from pathlib import Path; from recipes.test_side_by_side import linger\n"
         "from lodesmith.recipes._side_by_side import side_by_side\n"
         "if __name__ == '__main__':\n"
-        "    side_by_side(linger, [(n, Path(sys.argv[1]) / n) for n in ('a', 'b')], 2)\n"
+        "    side_by_side(linger, [(n, Path(sys.argv[1]) / n) for n in ('a', 'b', 'c')], 2)\n"
     )
     (tmp_path / "go.py").write_text(code)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
@@ -80,9 +108,19 @@ def test_no_work_outlives_who_began_it(tmp_path: Path) -> None:
     )
     files = [tmp_path / "a", tmp_path / "b"]
     _until(lambda: all(file.exists() and file.read_text() for file in files))
-    begun.send_signal(signal.SIGKILL)
-    begun.wait()
-    _until(lambda: not any(map(_lives, (int(file.read_text()) for file in files))))
+    children = _children(begun.pid)
+    assert {int(file.read_text()) for file in files} <= set(children)
+    begun.send_signal(getattr(signal, asked))
+    assert begun.wait(60) != 0
+    _until(lambda: not any(map(_lives, children)))
+    assert not (tmp_path / "c").exists()
+
+
+def _children(process: int) -> list[int]:
+    told = Path(f"/proc/{process}/task/{process}/children")
+    if not told.exists():
+        pytest.skip("the system does not say which processes a process has begun")
+    return [int(own) for own in told.read_text().split()]
 
 
 def _lives(process: int) -> bool:

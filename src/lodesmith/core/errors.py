@@ -75,3 +75,6 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+    def __reduce__(self) -> tuple[type[Terminated], tuple[()]]:
+        return type(self), ()

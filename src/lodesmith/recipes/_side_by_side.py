@@ -4,63 +4,79 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import suppress
-from queue import Empty
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
+from lodesmith.core.errors import LodesmithError, Terminated
 from lodesmith.core.progress import Progress, listen, tell
+from lodesmith.recipes.launching import end_with
 
-__all__ = ["cores", "side_by_side"]
+__all__ = ["side_by_side"]
 
-T = TypeVar("T")
 _LOOK = 0.2
 """Seconds between two looks at what the processes tell."""
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def side_by_side(work: Callable[..., object], items: Sequence[tuple[Any, ...]], processes: int) -> None:
-    """Call `work(*item)` for every item, at most so many at once, each on its share of the cores.
+    """Call `work(*item)` for every item, at most so many at once, each on its share of the threads.
 
-    What an item raises is raised here once the others that had begun are done; no further one begins. Processes end
-    with the one that began them, however that ended.
+    What an item raises is raised here once the others that had begun are done; no further one begins. Where this
+    process is asked to end, or is gone, the others are asked to end, so that a training saves.
+
+    A script that calls this does so under `if __name__ == "__main__"`: the processes import it.
 
     Args:
         work: a function of a module.
         items: its arguments; the first of them names the work in what is told.
         processes: with 1 nothing is begun, and the work is done here.
+
+    Raises:
+        LodesmithError: a process was ended from outside.
     """
-    if min(processes, len(items)) <= 1:
+    processes = min(processes, len(items))
+    if processes <= 1:
         for item in items:
             work(*item)
         return
+    import torch
+
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        told = manager.Queue()
-        settings = (told, os.getpid(), max(1, cores() // processes))
-        with ProcessPoolExecutor(min(processes, len(items)), context, _begin, settings) as pool:
-            open_ = {pool.submit(_do, work, item) for item in items}
-            while open_:
-                done, open_ = wait(open_, _LOOK, FIRST_COMPLETED)
-                _pass_on(told)
-                if any(one.exception() for one in done):
-                    pool.shutdown(wait=True, cancel_futures=True)
-                for one in done:
-                    one.result()
+    told = context.SimpleQueue()
+    settings = (told, os.getpid(), max(1, torch.get_num_threads() // processes))
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, context, _begin, settings) as pool:
+        try:
+            failed = _done(pool, work, list(items), processes, told)
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+    if isinstance(failed, BrokenProcessPool):
+        raise LodesmithError(
+            "a process that worked beside others was ended, perhaps because memory ran out",
+            "run the same command again: it goes on where it was",
+        ) from failed
+    if failed:
+        raise failed
 
 
-def _pass_on(told: Any) -> None:
-    with suppress(Empty):
-        while True:
-            progress = told.get_nowait()
+def _done(
+    pool: Executor, work: Callable[..., object], waiting: list[tuple[Any, ...]], processes: int, told: Any
+) -> BaseException | None:
+    """Work until nothing waits or one has failed; what it raised. A pool that held more would begin one too many."""
+    failed: BaseException | None = None
+    going: set[Future[None]] = set()
+    while going or (waiting and not failed):
+        while waiting and not failed and len(going) < processes:
+            going.add(pool.submit(_do, work, waiting.pop(0)))
+        done, going = wait(going, _LOOK, FIRST_COMPLETED)
+        while not told.empty():  # to the end: nobody can write into a pipe that is full
+            progress = told.get()
             tell(progress.label, progress.done, progress.total, progress.unit)
+        failed = failed or next((error for one in done if (error := one.exception())), None)
+    return failed
 
 
 _told: Any = None
@@ -70,17 +86,10 @@ def _begin(told: Any, parent: int, threads: int) -> None:
     """What a process does first."""
     global _told  # noqa: PLW0603 - a process of its own
     _told = told
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _end_with(parent: int) -> None:
-    """Work that nobody waits for would hold its folder from who comes next."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _do(work: Callable[..., object], item: tuple[Any, ...]) -> None:
@@ -88,4 +97,7 @@ def _do(work: Callable[..., object], item: tuple[Any, ...]) -> None:
         _told.put(Progress(f"{item[0]}: {progress.label}", progress.done, progress.total, progress.unit))
 
     with listen(pass_on):
-        work(*item)
+        try:
+            work(*item)
+        except (Terminated, KeyboardInterrupt) as asked:  # a process of a pool would wait for more work, from nobody
+            os._exit(143 if isinstance(asked, Terminated) else 130)

@@ -76,13 +76,23 @@ def end_with_launcher() -> None:
     A launcher that is killed can pass nothing on; its processes would train on, unseen, beside a run that is resumed.
     """
     launcher = os.environ.pop(_LAUNCHER, None)  # what this process starts is not launched by that one
+    if launcher is not None:
+        end_with(int(launcher or 0))
+
+
+def end_with(parent: int) -> None:
+    """From now on, this process asks itself to end, and saves, when the one that began it is gone.
+
+    Args:
+        parent: its process id.
+    """
 
     def watch() -> None:
-        while os.getppid() == int(launcher or 0):
+        while os.getppid() == parent:
             time.sleep(_SELDOM)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if launcher is not None and os.name == "posix":  # elsewhere a process keeps its parent's number
+    if os.name == "posix":  # elsewhere a process keeps its parent's number
         threading.Thread(target=watch, daemon=True).start()
 
 

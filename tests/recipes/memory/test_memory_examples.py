@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +11,15 @@ import numpy as np
 import pytest
 from memory_worlds import same, tensors, training
 
-import causal_models
 from lodesmith.core import events
 from lodesmith.core.files import read_json
 from lodesmith.data.importing import import_paths
 from lodesmith.encoders import MemoryEncoder
-from lodesmith.recipes.learners import _answers
 from lodesmith.recipes.train import forecast
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
 
 ONCE = {f"stages.{stage}.epochs": 1 for stage in range(3)}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache: Path) -> None:
-    """Memory is kept in a folder of the test's own."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return causal_models.build(tmp_path_factory.mktemp("base") / "reader", "llama", bos=True)
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    place = memory_worlds.write(tmp_path / "beasts")
-    memory_worlds.columns(place)
-    return place
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_answers() -> Iterator[None]:
-    """Random weights never end one, and each token takes its time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_answers, "MOST", 4)
-        yield
 
 
 def test_a_limit_is_of_examples(dataset: Path, base: Path, tmp_path: Path) -> None:

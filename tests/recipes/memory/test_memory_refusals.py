@@ -9,29 +9,11 @@ import memory_worlds
 import pytest
 from memory_worlds import training
 
-import causal_models
 from lodesmith.core.errors import ConfigError, InputError, LodesmithError
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.recipes.train import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache: Path) -> None:
-    """Memory is kept in a folder of the test's own."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return causal_models.build(tmp_path_factory.mktemp("base") / "reader", "llama", bos=True)
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    place = memory_worlds.write(tmp_path / "beasts")
-    memory_worlds.columns(place)
-    return place
 
 
 @pytest.mark.parametrize(

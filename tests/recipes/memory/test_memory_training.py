@@ -37,31 +37,6 @@ STAGES = ("compress", "instruct", "end_to_end")
 ONCE = {f"stages.{stage}.epochs": 1 for stage in range(3)}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(cache: Path) -> None:
-    """Memory is kept in a folder of the test's own."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_answers() -> Iterator[None]:
-    """Random weights never end one, and each token takes its time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_answers, "MOST", 4)
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return causal_models.build(tmp_path_factory.mktemp("base") / "reader", "llama", bos=True)
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    place = memory_worlds.write(tmp_path / "beasts")
-    memory_worlds.columns(place)
-    return place
-
-
 @dataclass(frozen=True)
 class Seen:
     """A finished run, its events, and which stages' folders were there at each."""

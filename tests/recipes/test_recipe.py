@@ -33,7 +33,8 @@ def test_engine_schedule_and_groups_are_reached_by_overrides() -> None:
     overrides = ["engine.precision=bfloat16", "engine.accumulate=4", "stages.0.optim.schedule=plateau"]
     group = "{match: 'encoder.*', freeze_epochs: 2}"
     recipe = load("isotropic", [*overrides, "stages.0.optim.plateau.patience=1", f"stages.0.optim.groups=[{group}]"])
-    assert recipe.engine.model_dump() == {"precision": "bfloat16", "accumulate": 4, "processes": None}
+    engine = {"arrays": "torch", "precision": "bfloat16", "accumulate": 4, "processes": None}
+    assert recipe.engine.model_dump() == engine
     assert recipe.stages[0].optim.plateau.patience == 1
     assert recipe.stages[0].optim.groups[0].freeze_epochs == 2
     with pytest.raises(ConfigError, match=r"engine\.precision"):

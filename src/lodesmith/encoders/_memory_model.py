@@ -69,13 +69,20 @@ class MemoryModel(nn.Module):
             warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)  # which it then sets right by itself
             self.model: Any = self._adapted(language_model, settings)
         self._active: str | None = ADAPTERS[0]
+        self.checkpointing = checkpointing
         if checkpointing:
             self._checkpoint()
         words = language_model.get_input_embeddings().weight
         self.dimension = int(words.shape[1])
-        self.memory = nn.Parameter(_like(words, count))
-        self.mark = nn.Parameter(_like(words, 1))
+        self.word_norm = float(words.detach().float().norm(dim=1).mean())
+        """Mean length of the vocabulary's vectors, to which states are brought that are read in the place of words."""
+        self.memory = nn.Parameter(self._new(count, words.device))
+        self.mark = nn.Parameter(self._new(1, words.device))
         self.train_adapters()
+
+    def _new(self, count: int, device: torch.device) -> Tensor:
+        """New token vectors, as long as a word's: [count, H], float32."""
+        return nn.functional.normalize(torch.randn(count, self.dimension), dim=1).to(device) * self.word_norm
 
     @staticmethod
     def _adapted(language_model: Any, settings: Mapping[str, Any]) -> Any:
@@ -225,8 +232,6 @@ class MemoryModel(nn.Module):
             answers: int64 ids [l] each, at least one.
             adapter: `decoder`; None for the model as it was.
         """
-        if any(not len(answer) for answer in answers):
-            raise InputError("an answer has no token", "leave its question out")
         if not answers:
             return self.memory.new_zeros(0)
         pairs = zip(readings, answers, strict=True)
@@ -240,12 +245,57 @@ class MemoryModel(nn.Module):
                 logits_to_keep=longest,
                 use_cache=False,
             )
-        logits = torch.cat([own[longest - len(ids) :] for own, ids in zip(found.logits, answers, strict=True)])
-        losses: Tensor = nn.functional.cross_entropy(logits.float(), torch.cat(list(answers)), reduction="none")
-        return losses
+        return _losses(found.logits, answers, longest)
+
+    def answer_losses_of(
+        self,
+        beginnings: Sequence[Reading],
+        of: Sequence[int],
+        questions: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        adapter: str | None,
+    ) -> Tensor | None:
+        """`answer_losses` of prompts that begin alike: what they begin with is read once, into the key-value cache.
+
+        Args:
+            beginnings: of prompts, all of one length.
+            of: the beginning of each question.
+            questions: int64 ids [l], the rest of each prompt.
+            answers: int64 ids [l] each, at least one.
+            adapter: `decoder`; None for the model as it was.
+
+        Returns:
+            The losses; None where the model keeps no such cache.
+        """
+        from transformers import DynamicCache
+
+        rows = torch.stack([self._row(parts) for parts in beginnings])
+        with self.using(adapter):
+            read = self.language_model.base_model(inputs_embeds=rows, use_cache=True).past_key_values
+            if type(read) is not DynamicCache:
+                return None
+            read.batch_select_indices(torch.tensor(of, device=rows.device))
+            pairs = zip(questions, answers, strict=True)
+            inputs, mask = _left([self.embed(torch.cat([asked, own[:-1]])) for asked, own in pairs])
+            mask = torch.cat([mask.new_ones(len(mask), rows.shape[1]), mask], 1)
+            longest = max(len(own) for own in answers)
+            found = self.language_model(
+                inputs_embeds=inputs,
+                attention_mask=mask,
+                position_ids=_positions(mask)[:, rows.shape[1] :],
+                past_key_values=read,
+                logits_to_keep=longest,
+                use_cache=True,
+            )
+        return _losses(found.logits, answers, longest)
 
     def _row(self, parts: Reading) -> Tensor:
-        return torch.cat([part.to(self.dtype) if part.is_floating_point() else self.embed(part) for part in parts])
+        return torch.cat([self._as_words(part) if part.is_floating_point() else self.embed(part) for part in parts])
+
+    def _as_words(self, states: Tensor) -> Tensor:
+        """States [t, H] as long as a word's vector. The last layer's are many times longer: read as they are, they
+        would drown what the layers add to them, and little is learned from memory (docs/log.md)."""
+        return (nn.functional.normalize(states.float(), dim=1) * self.word_norm).to(self.dtype)
 
     def generate(
         self, readings: Sequence[Reading], adapter: str | None, *, most: int, ends: Sequence[int], pad: int, **more: Any
@@ -275,20 +325,21 @@ class MemoryModel(nn.Module):
         return [row[: next((at for at, token in enumerate(row) if token in stops), len(row))] for row in rows]
 
 
-def _like(words: Tensor, count: int) -> Tensor:
-    """New token vectors of the mean length of those that there are: [count, H], float32."""
-    known = words.detach().float()
-    drawn = torch.randn(count, known.shape[1]).to(known.device)
-    scaled: Tensor = drawn / drawn.norm(dim=1, keepdim=True) * known.norm(dim=1).mean()
-    return scaled
-
-
 def _left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows [l, H] behind their padding: [n, longest, H], and int64 1 where there is a token."""
     longest = max(len(row) for row in rows)
     inputs = torch.stack([nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows], device=inputs.device)
     return inputs, (torch.arange(longest, device=inputs.device) >= longest - lengths[:, None]).long()
+
+
+def _losses(logits: Tensor, answers: Sequence[Tensor], longest: int) -> Tensor:
+    """−log p of the answers' tokens: float32 [total], of logits [n, longest, words]."""
+    if any(not len(answer) for answer in answers):
+        raise InputError("an answer has no token", "leave its question out")
+    kept = torch.cat([own[longest - len(ids) :] for own, ids in zip(logits, answers, strict=True)])
+    losses: Tensor = nn.functional.cross_entropy(kept.float(), torch.cat(list(answers)), reduction="none")
+    return losses
 
 
 def _positions(mask: Tensor) -> Tensor:

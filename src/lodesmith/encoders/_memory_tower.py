@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lodesmith.core.errors import InputError
-from lodesmith.encoders._memory_model import Compressed
+from lodesmith.encoders._memory_model import Compressed, Reading
 from lodesmith.encoders._packing import batches
 
 if TYPE_CHECKING:
     from lodesmith.encoders.memory import MemoryEncoder
 
-__all__ = ["MemoryTower"]
+__all__ = ["Computing", "MemoryTower"]
+
+
+class Computing(Protocol):
+    """What of a `MemoryModel` a training asks."""
+
+    def compress(self, texts: Sequence[Tensor], adapter: str = "encoder") -> Compressed:
+        """Texts as memory."""
+        ...
+
+    def answer_losses(self, readings: Sequence[Reading], answers: Sequence[Tensor], adapter: str | None) -> Tensor:
+        """−log p of every token of the answers: float32 [total]."""
+        ...
+
+    def answer_losses_of(
+        self,
+        beginnings: Sequence[Reading],
+        of: Sequence[int],
+        questions: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        adapter: str | None,
+    ) -> Tensor | None:
+        """The same of prompts that begin alike; None where that cannot be."""
+        ...
 
 
 class MemoryTower(nn.Module):
@@ -27,12 +50,18 @@ class MemoryTower(nn.Module):
 
     Args:
         encoder: whose modules these are; shared, not copied.
+        computing: what computes with their parameters wherever gradients are wanted; None for the model itself.
     """
 
-    def __init__(self, encoder: MemoryEncoder) -> None:
+    def __init__(self, encoder: MemoryEncoder, computing: Computing | None = None) -> None:
         super().__init__()
         self.model = encoder.model
         self._encoder = (encoder,)  # no child: its parameters would have two names
+        self._computing = (computing or encoder.model,)
+
+    @property
+    def _computes(self) -> Computing:
+        return self._computing[0] if torch.is_grad_enabled() else self.model
 
     def compress(self, packed: Mapping[str, Tensor], adapter: str = "encoder") -> Compressed:
         """The memory of packed texts (`text_ids`), in batches of like lengths.
@@ -44,8 +73,8 @@ class MemoryTower(nn.Module):
         encoder, texts = self._encoder[0], _unpacked(packed)
         groups = list(batches([encoder.width(len(text)) for text in texts], encoder.batch_tokens, padded=True))
         if len(groups) < 2:
-            return self.model.compress(texts, adapter)
-        made = [self.model.compress([texts[at] for at in group], adapter) for group in groups]
+            return self._computes.compress(texts, adapter)
+        made = [self._computes.compress([texts[at] for at in group], adapter) for group in groups]
         back = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.model.device)
         return Compressed(torch.cat([own.memory for own in made])[back], torch.cat([own.text for own in made])[back])
 
@@ -66,8 +95,56 @@ class MemoryTower(nn.Module):
             answers: packed (`answer_ids`).
             adapter: `decoder`; None for the language model as it was.
         """
-        read = [[memory[at] for at in own if at >= 0] for own in of.tolist()]
-        return self._losses(read, questions, answers, adapter)
+        rows = [tuple(at for at in own if at >= 0) for own in of.tolist()]
+        asked, own = _unpacked(questions), _unpacked(answers)
+        if len(set(rows)) < len(rows):
+            found = self._shared(memory, rows, asked, own, adapter)
+            if found is not None:
+                return found
+        return self._losses([[memory[at] for at in row] for row in rows], asked, own, adapter)
+
+    def _shared(
+        self,
+        memory: Tensor,
+        rows: Sequence[tuple[int, ...]],
+        questions: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        adapter: str | None,
+    ) -> Tensor | None:
+        """The losses where several questions read the same: it is read once. None where that cannot be."""
+        encoder = self._encoder[0]
+        if self.model.checkpointing or not all(map(len, questions)):
+            return None
+        readers: dict[tuple[int, ...], list[int]] = {}
+        for at, row in enumerate(rows):
+            readers.setdefault(row, []).append(at)
+        nothing = torch.zeros(0, dtype=torch.int64)
+        beginnings = {row: encoder.reading([memory[at] for at in row], nothing) for row in readers}
+        lengths = {row: sum(map(len, parts)) for row, parts in beginnings.items()}
+        if not all(lengths.values()):
+            return None
+        widths = [len(asked) + len(own) for asked, own in zip(questions, answers, strict=True)]
+        self._check([lengths[row] + width for row, width in zip(rows, widths, strict=True)])
+        parts: list[Tensor] = [memory.new_zeros(0)] * len(rows)
+        for length in sorted(set(lengths.values())):  # of as many documents, so that none is padded
+            alike = [row for row in readers if lengths[row] == length]
+            totals = [length + sum(widths[at] for at in readers[row]) for row in alike]
+            for group in batches(totals, encoder.batch_tokens):
+                chosen = [alike[number] for number in group]
+                own = [at for row in chosen for at in readers[row]]
+                found = self._computes.answer_losses_of(
+                    [beginnings[row] for row in chosen],
+                    [number for number, row in enumerate(chosen) for _ in readers[row]],
+                    [questions[at].to(self.model.device) for at in own],
+                    [answers[at] for at in own],
+                    adapter,
+                )
+                if found is None:
+                    return None
+                sizes = [len(answers[at]) for at in own]
+                for at, losses in zip(own, torch.split(found, sizes), strict=True):  # type: ignore[no-untyped-call]
+                    parts[at] = losses
+        return torch.cat(parts)
 
     def chosen_losses(
         self,
@@ -84,32 +161,35 @@ class MemoryTower(nn.Module):
             answers: packed.
             adapter: see `losses`.
         """
-        return self._losses([list(own) for own in memory], questions, answers, adapter)
+        return self._losses([list(own) for own in memory], _unpacked(questions), _unpacked(answers), adapter)
 
     def _losses(
         self,
         read: Sequence[Sequence[Tensor]],
-        questions: Mapping[str, Tensor],
-        answers: Mapping[str, Tensor],
+        questions: Sequence[Tensor],
+        own: Sequence[Tensor],
         adapter: str | None,
     ) -> Tensor:
-        encoder, own = self._encoder[0], _unpacked(answers)
-        asked = zip(read, _unpacked(questions), strict=True)
-        readings = [encoder.reading(documents, question) for documents, question in asked]
+        encoder = self._encoder[0]
+        readings = [encoder.reading(documents, asked) for documents, asked in zip(read, questions, strict=True)]
         widths = [sum(map(len, parts)) + len(answer) for parts, answer in zip(readings, own, strict=True)]
-        if encoder.room is not None and max(widths, default=0) > encoder.room:
-            raise InputError(
-                f"a prompt with its answer has {max(widths)} tokens, and the model reads {encoder.room} at most",
-                "give fewer documents, a higher rate, or shorter answers",
-            )
+        self._check(widths)
         parts: list[Tensor] = [self.model.memory.new_zeros(0)] * len(own)
         for group in batches(widths, encoder.batch_tokens, padded=True):
             chosen = [own[at] for at in group]
-            found = self.model.answer_losses([readings[at] for at in group], chosen, adapter)
+            found = self._computes.answer_losses([readings[at] for at in group], chosen, adapter)
             sizes = [len(answer) for answer in chosen]
             for at, losses in zip(group, torch.split(found, sizes), strict=True):  # type: ignore[no-untyped-call]
                 parts[at] = losses
         return torch.cat(parts) if parts else self.model.memory.new_zeros(0)
+
+    def _check(self, widths: Sequence[int]) -> None:
+        room = self._encoder[0].room
+        if room is not None and max(widths, default=0) > room:
+            raise InputError(
+                f"a prompt with its answer has {max(widths)} tokens, and the model reads {room} at most",
+                "give fewer documents, a higher rate, or shorter answers",
+            )
 
     def begin_reasoner(self) -> None:
         """Let the query reasoner begin as a copy of the compressor."""

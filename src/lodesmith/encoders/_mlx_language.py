@@ -126,9 +126,17 @@ class MLXLanguageModel:
             mask: bool [n, l], False for padding, which may stand on either side: positions count the others.
             adapter: through which it goes; None for none.
             cache: of what stands before; it gets what is read here.
+
+        Raises:
+            InputError: that is more than the model can read.
         """
         past = 0 if cache is None else cache.length
         whole = mask if cache is None or cache.mask is None else mx.concatenate([cache.mask, mask], 1)
+        if self.config.room is not None and whole.shape[1] > self.config.room:
+            raise InputError(
+                f"{whole.shape[1]} tokens are more than the model's {self.config.room}",
+                "give fewer documents or less of each, a shorter question, or fewer new tokens",
+            )
         allowed = _allowed(whole, past)
         positions = mx.maximum(mx.cumsum(whole.astype(mx.int32), axis=1) - 1, 0)[:, past:]
         angles = positions[..., None].astype(mx.float32) * self._frequencies

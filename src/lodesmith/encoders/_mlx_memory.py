@@ -83,6 +83,9 @@ class MLXMemoryModel:
             raise ConfigError(f"lora does not fit the model: {error}", "leave `layers` out, or correct it") from None
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"lora does not fit the model: rank {self.rank}, dropout {self.dropout}", "correct it")
+        words = language_model.embed(mx.arange(language_model.config.words)).astype(mx.float32)
+        self.word_norm = mx.linalg.norm(words, axis=1).mean().item()
+        """Mean length of the vocabulary's vectors, to which states are brought that are read in the place of words."""
         self.parameters = self._new()
 
     @classmethod
@@ -134,9 +137,7 @@ class MLXMemoryModel:
                 own[f"{name}.lora_A"] = mx.random.uniform(-reach, reach, (self.rank, taken))
                 own[f"{name}.lora_B"] = mx.zeros((given, self.rank))
             made[adapter] = own
-        words = self.language_model.embed(mx.arange(self.language_model.config.words)).astype(mx.float32)
-        drawn = mx.random.normal((self.count + 1, self.dimension))
-        drawn = drawn / mx.linalg.norm(drawn, axis=1, keepdims=True) * mx.linalg.norm(words, axis=1).mean()
+        drawn = self._long(mx.random.normal((self.count + 1, self.dimension)))
         made[OWN] = {"memory": drawn[:-1], "mark": drawn[-1:]}
         mx.eval(made)
         return made
@@ -245,8 +246,16 @@ class MLXMemoryModel:
     def _row(self, parts: Reading) -> mx.array:
         model, arrays = self.language_model, [mx.array(part) for part in parts]
         return mx.concatenate(
-            [own.astype(model.dtype) if mx.issubdtype(own.dtype, mx.floating) else model.embed(own) for own in arrays]
+            [
+                self._long(own).astype(model.dtype) if mx.issubdtype(own.dtype, mx.floating) else model.embed(own)
+                for own in arrays
+            ]
         )
+
+    def _long(self, states: mx.array) -> mx.array:
+        """States [t, H] as long as a word's vector."""
+        wide = states.astype(mx.float32)
+        return wide / mx.maximum(mx.linalg.norm(wide, axis=1, keepdims=True), 1e-12) * self.word_norm
 
     def answer_losses(self, readings: Sequence[Reading], answers: Sequence[Any], adapter: str | None) -> mx.array:
         """−log p of every token of the answers, one answer after another: float32 [total].

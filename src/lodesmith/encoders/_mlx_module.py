@@ -4,27 +4,29 @@ checkpoints are those of torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError, MissingExtraError
 from lodesmith.encoders._memory_folder import OWN
-from lodesmith.encoders._memory_model import ADAPTERS, Compressed, Reading
+from lodesmith.encoders._memory_model import ADAPTERS, Compressed, MemoryModel, Reading
+from lodesmith.encoders._mlx_language import MLXLanguageModel
 from lodesmith.encoders._mlx_memory import PEFT, MLXMemoryModel
+from lodesmith.encoders._mlx_through import array, seed, tensor, through
 
 try:
     import mlx.core as mx
 except ImportError:
     raise MissingExtraError("mlx", "mlx") from None
 
-__all__ = ["MLXMemoryModule"]
+if TYPE_CHECKING:
+    from lodesmith.encoders.memory import MemoryEncoder
 
-_Call = Callable[..., Sequence[mx.array]]
+__all__ = ["MLXMemoryModule"]
 
 
 class MLXMemoryModule(nn.Module):
@@ -36,21 +38,51 @@ class MLXMemoryModule(nn.Module):
 
     Args:
         model: gets the parameters back with `write`.
+        shared: a model of torch whose parameters these are, and which says when they drop out; None for parameters of
+            its own, with the values of `model`.
 
     Raises:
-        ConfigError: by its methods, where it was moved off the CPU, on which torch and MLX meet.
+        ConfigError: the two models' adapters are not of the same maps; or, by its methods, where it was moved off the
+            CPU, on which torch and MLX meet.
     """
 
-    def __init__(self, model: MLXMemoryModel) -> None:
+    def __init__(self, model: MLXMemoryModel, shared: MemoryModel | None = None) -> None:
         super().__init__()
         self._model = model
         self._active: str | None = ADAPTERS[0]
-        self.memory, self.mark = (nn.Parameter(_tensor(model.parameters[OWN][name])) for name in ("memory", "mark"))
+        self._shared = (shared,)  # no child: its parameters would have two names
         self._factors: dict[str, dict[str, nn.Parameter]] = {adapter: {} for adapter in ADAPTERS}
+        if shared is None:
+            self._register(model)
+        else:
+            self._share(model, shared)
+
+    @classmethod
+    def beside(cls, encoder: MemoryEncoder) -> MLXMemoryModule:
+        """What computes with the parameters of an encoder, whose language model it reads once more.
+
+        Raises:
+            InputError: the language model is none that MLX is built for here.
+        """
+        language_model = MLXLanguageModel.load(encoder.opened.base)
+        return cls(MLXMemoryModel(language_model, encoder.settings), encoder.model)
+
+    def _register(self, model: MLXMemoryModel) -> None:
+        self.memory, self.mark = (nn.Parameter(tensor(model.parameters[OWN][name])) for name in ("memory", "mark"))
         for adapter in ADAPTERS:
             for name, weight in model.parameters[adapter].items():
-                parameter = self._factors[adapter][name] = nn.Parameter(_tensor(weight))
+                parameter = self._factors[adapter][name] = nn.Parameter(tensor(weight))
                 _place(self, f"model.{PEFT}{name}.{adapter}").register_parameter("weight", parameter)
+
+    def _share(self, model: MLXMemoryModel, shared: MemoryModel) -> None:
+        self.memory, self.mark = shared.memory, shared.mark
+        for adapter in ADAPTERS:
+            given = shared.weights(adapter)
+            names = {name: f"{PEFT}{name}.weight" for name in model.parameters[adapter]}
+            if given.keys() != set(names.values()):
+                lost = min(given.keys() ^ set(names.values()))
+                raise ConfigError(f"MLX does not adapt the maps that torch does: {lost}", "change encoder.lora.layers")
+            self._factors[adapter] = {name: given[own] for name, own in names.items()}
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +112,8 @@ class MLXMemoryModule(nn.Module):
     def write(self) -> MLXMemoryModel:
         """The model, with the parameters as they are now."""
         for adapter, own in self._factors.items():
-            self._model.parameters[adapter] = {name: _array(weight) for name, weight in own.items()}
-        self._model.parameters[OWN] = {"memory": _array(self.memory), "mark": _array(self.mark)}
+            self._model.parameters[adapter] = {name: array(weight) for name, weight in own.items()}
+        self._model.parameters[OWN] = {"memory": array(self.memory), "mark": array(self.mark)}
         mx.eval(self._model.parameters)
         return self._model
 
@@ -123,12 +155,15 @@ class MLXMemoryModule(nn.Module):
 
         return self._called(call, adapter, states)[0]
 
+    def answer_losses_of(self, *given: Any) -> None:
+        """None: what several prompts begin with is read with each of them."""
+
     def generate(
         self, readings: Sequence[Reading], adapter: str | None, *, most: int, ends: Sequence[int], pad: int
     ) -> list[list[int]]:
         """The ids that the model writes after each prompt, greedily, without what ends them."""
         read = [[part.detach().numpy() for part in own] for own in readings]
-        with self._holding(adapter, [_array(own) for own in self._own(adapter)], None):
+        with self._holding(adapter, [array(own) for own in self._own(adapter)], None):
             return self._model.generate(read, adapter, most=most, ends=ends, pad=pad)
 
     def _own(self, adapter: str | None) -> list[nn.Parameter]:
@@ -138,63 +173,29 @@ class MLXMemoryModule(nn.Module):
         self, call: Callable[[Sequence[mx.array]], Sequence[mx.array]], adapter: str | None, states: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """What a call gives for the adapter as it is, and for states."""
-        if self.device.type != "cpu":
-            raise ConfigError(f"MLX takes tensors of the CPU, not of {self.device}", "train with the device cpu")
         own = self._own(adapter)
-        noisy = self.training and self._model.dropout > 0
-        seed = int(torch.randint(2**31, ())) if noisy else None
+        training = (self._shared[0] or self).training
+        number = seed() if training and self._model.dropout > 0 else None
 
         def whole(*arrays: mx.array) -> Sequence[mx.array]:
-            with self._holding(adapter, arrays[: len(own)], seed):
+            with self._holding(adapter, arrays[: len(own)], number):
                 return call(arrays[len(own) :])
 
-        found: tuple[Tensor, ...] = _Through.apply(whole, *own, *states)  # type: ignore[no-untyped-call]
-        return found
+        return through(whole, *own, *states)
 
     @contextmanager
-    def _holding(self, adapter: str | None, factors: Sequence[mx.array], seed: int | None) -> Iterator[None]:
-        """Inside the block the model has this adapter and no other parameters. With a seed it drops out."""
+    def _holding(self, adapter: str | None, factors: Sequence[mx.array], number: int | None) -> Iterator[None]:
+        """Inside the block the model has this adapter and no other parameters. With a number, a seed, it drops out."""
         model = self._model
         before = model.parameters, model.training
         model.parameters = {} if adapter is None else {adapter: dict(zip(self._factors[adapter], factors, strict=True))}
-        model.training = seed is not None
-        if seed is not None:
-            mx.random.seed(seed)
+        model.training = number is not None
+        if number is not None:
+            mx.random.seed(number)
         try:
             yield
         finally:
             model.parameters, model.training = before
-
-
-class _Through(torch.autograd.Function):
-    """A function of MLX arrays as one of torch tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, *given: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        ctx.call = call
-        ctx.save_for_backward(*given)
-        return tuple(_tensor(own) for own in call(*map(_array, given)))
-
-    @staticmethod
-    def backward(ctx: Any, *due: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        given, wanted = [_array(own) for own in ctx.saved_tensors], ctx.needs_input_grad[1:]
-        places = [at for at, needed in enumerate(wanted) if needed]
-
-        def of(*chosen: mx.array) -> Sequence[mx.array]:
-            now: Mapping[int, mx.array] = dict(zip(places, chosen, strict=True))
-            return list(ctx.call(*(now.get(at, own) for at, own in enumerate(given))))
-
-        _, found = mx.vjp(of, [given[at] for at in places], [_array(own) for own in due])
-        gradients = dict(zip(places, map(_tensor, found), strict=True))
-        return None, *(gradients.get(at) for at in range(len(given)))
-
-
-def _array(tensor: Tensor) -> mx.array:
-    return mx.array(tensor.detach().numpy())
-
-
-def _tensor(array: mx.array) -> Tensor:
-    return torch.from_numpy(np.array(array))
 
 
 def _place(module: nn.Module, path: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -13,11 +14,15 @@ from lodesmith.core.protocols import SEVERAL
 from lodesmith.core.registry import check_arguments, check_types, find, parameters
 from lodesmith.evaluation.measures import parse
 from lodesmith.recipes.learners import way
+from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.learners._taught import taught
 from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Component, Recipe, StagePlan
 from lodesmith.training import tracking
 
 __all__ = ["check_components"]
+
+_ON_MLX = ("memory", "bag", "rnn", "projected")
+"""Encoders that MLX trains."""
 
 
 def check_components(recipe: Recipe) -> None:
@@ -33,6 +38,8 @@ def check_components(recipe: Recipe) -> None:
         _check_component("encoders", recipe.document_encoder, "document_encoder", ("vocabulary",))
     _check_teacher(recipe)
     _check_elsewhere(recipe)
+    if recipe.engine.arrays == "mlx":
+        _check_mlx(recipe)
     for number, stage in enumerate(recipe.stages):
         supplied = ("encoder", "document_encoder", "known", "predictor")
         _check_component("objectives", stage.objective, f"stages.{number}.objective", supplied)
@@ -51,6 +58,26 @@ def check_components(recipe: Recipe) -> None:
         if prediction.get("weight") or prediction.get("begin"):
             _check_predictor(recipe.encoder, f"stages.{number}")
         _build(stage, f"stages.{number}.objective")
+
+
+def _check_mlx(recipe: Recipe) -> None:
+    """MLX trains some of the families, in one process and in float32."""
+    engine, torch = recipe.engine, "or set engine.arrays to torch"
+    for component in filter(None, (recipe.encoder, recipe.document_encoder)):
+        if component.use not in _ON_MLX or way(component) == "texts":
+            raise ConfigError(
+                f"engine.arrays: MLX trains no {component.use}{' whose base trains' * (component.use in _ON_MLX)} here",
+                f"choose memory, bag, rnn, or projected over a frozen base, {torch}",
+            )
+        if component.settings.get("activation_checkpointing"):
+            raise ConfigError(
+                "encoder.activation_checkpointing: MLX keeps what the backward pass needs", f"set it to false, {torch}"
+            )
+    if engine.precision != "float32":
+        raise ConfigError(f"engine.precision: MLX trains in float32, not in {engine.precision}", f"set it so, {torch}")
+    if (processes := engine.processes or ranks()[1]) > 1:
+        raise ConfigError(f"engine.processes: MLX trains in one process, not in {processes}", f"set it to 1, {torch}")
+    import_module("lodesmith.encoders._mlx_through")  # which says how to install what is missing
 
 
 def _check_measured(recipe: Recipe, stage: StagePlan, place: str) -> None:

@@ -130,6 +130,9 @@ class VocabularyPlan(Section):
 class EnginePlan(Section):
     """How the steps are computed."""
 
+    arrays: Literal["torch", "mlx"] = Field(
+        "torch", description="what computes the forward and backward pass of training; mlx needs the extra mlx"
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the forward pass")
     accumulate: int = Field(1, ge=1, description="so many batches make a step; their mean counts")
     processes: int | None = Field(
@@ -140,8 +143,13 @@ class EnginePlan(Section):
     )
 
 
-_WATCHING: dict[str, Any] = {"tracking": True, "stop_on": True, "evaluation": {"geometry"}, "engine": {"processes"}}
-"""Settings that are not of the experiment: who watches it, and how many processes share its batches."""
+_WATCHING: dict[str, Any] = {
+    "tracking": True,
+    "stop_on": True,
+    "evaluation": {"geometry"},
+    "engine": {"arrays", "processes"},
+}
+"""Settings that are not of the experiment: who watches it, what computes it, and how many processes share it."""
 
 
 class EvaluationPlan(Section):
@@ -198,7 +206,7 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the resolved recipe, but for who watches it and what is told: that changes no result."""
+        """SHA-256 of the resolved recipe, but for who watches and who computes it, and what is told of it."""
         settings = self.model_dump(mode="json", exclude=_WATCHING)
         if self.traces is None:
             del settings["traces"]  # which the fingerprints of older runs do not have

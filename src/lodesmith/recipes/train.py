@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lodesmith.core import events
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Event
 from lodesmith.core.files import read_json, sha256_folder, write_json, write_text
@@ -35,7 +36,7 @@ from lodesmith.recipes.learners import Learner, learner
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.overlap import notes_of, saved
 from lodesmith.recipes.pairs import Pairs, make_pairs
-from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Recipe, StagePlan, WordVectorsRecipe, load_any
+from lodesmith.recipes.recipe import TEACHER, AdaptRecipe, Recipe, StagePlan, WordVectorsRecipe, load, load_any
 from lodesmith.recipes.run_report import OVERLAP, report
 from lodesmith.recipes.systems import model_of
 from lodesmith.recipes.targets import Ceiling
@@ -143,7 +144,8 @@ class Training:
     @property
     def engine_settings(self) -> dict[str, Any]:
         """What the engine is made with, beside the seed."""
-        return self.recipe.engine.model_dump(exclude={"processes"})
+        found = self.recipe.engine.model_dump(exclude={"arrays", "processes"})
+        return found if self.recipe.engine.arrays == "torch" else found | {"device": "cpu"}  # where torch meets MLX
 
     def events(self) -> Iterator[Event]:
         """Run all stages, save the model and finish the manifest. What is finished is not done again.
@@ -221,6 +223,7 @@ class Training:
                 **self.learner.identity(),
             },
         )
+        happenings = self._with_arrays(happenings)
         for probe in self.learner.probes():
             happenings = probed(happenings, *probe)
         heeded = heed(happenings, self.recipe.stop_on)
@@ -230,6 +233,16 @@ class Training:
         watched = record(heeded, self.out / "metrics.jsonl")
         name, config = self.out.resolve().name, self.recipe.model_dump(mode="json")
         yield from tracking.tracked(watched, self.recipe.tracking, self.out, name=name, config=config)
+
+    def _with_arrays(self, happenings: Iterator[Event]) -> Iterator[Event]:
+        """What happens, with a warning where a run goes on with other arrays than it was begun with."""
+        now = self.recipe.engine.arrays
+        for event in happenings:
+            yield event
+            if isinstance(event, events.Resumed) and (begun := load(self.out / "recipe.yaml").engine.arrays) != now:
+                message = f"resumed with engine.arrays {now}, begun with {begun}: the bits will differ"
+                cure = f"use engine.arrays={begun} for the same result"
+                yield events.Warning(event.step, event.epoch, event.stage, message, cure)
 
     def _finish(self) -> None:
         self.learner.save(self.out / "model")

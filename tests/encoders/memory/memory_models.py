@@ -43,3 +43,12 @@ def packed(parts: list[Tensor]) -> dict[str, Tensor]:
 
 def memory(encoder: MemoryEncoder, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return encoder.encode(texts).values.reshape(len(texts), encoder.count, encoder.dimension)
+
+
+def row_of(model: Any, parts: list[Tensor]) -> Tensor:
+    """What a model reads of a prompt's parts: words' vectors, and states brought to the mean length of these."""
+    words = model.get_input_embeddings().weight.detach()
+    long = words.norm(dim=1).mean()
+    return torch.cat(
+        [part / part.norm(dim=1, keepdim=True) * long if part.is_floating_point() else words[part] for part in parts]
+    )

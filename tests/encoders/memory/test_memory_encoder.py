@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory_models import QUESTIONS, SIZES, TEXTS, memory, packed, plain, stir
+from memory_models import QUESTIONS, SIZES, TEXTS, memory, packed, plain, row_of, stir
 from torch import Tensor
 
 import causal_models
@@ -193,7 +193,7 @@ def test_generation_equals_a_loop_without_a_cache(kind: str, tmp_path: Path) -> 
     found = encoder.answer(QUESTIONS, read, max_new_tokens=new)
     for question, own, answer in zip(QUESTIONS, read, found, strict=True):
         parts = encoder.reading([torch.from_numpy(document) for document in own], encoder.question_ids(question))
-        row = torch.cat([part if part.is_floating_point() else encoder.model.embed(part) for part in parts])
+        row = row_of(encoder.model.language_model, parts)
         ids: list[int] = []
         with torch.no_grad(), encoder.model.using("decoder"):
             while len(ids) < new:
@@ -270,8 +270,7 @@ def test_losses_are_those_of_the_answer_tokens(folder: Path) -> None:
     expected = []
     for rows, question, answer in zip(of.tolist(), asked, answers, strict=True):
         parts = encoder.reading([states[row] for row in rows if row >= 0], question)
-        prompt = [part if part.is_floating_point() else model.get_input_embeddings()(part) for part in parts]
-        row = torch.cat([*prompt, model.get_input_embeddings()(answer)])[None]
+        row = row_of(model, [*parts, answer])[None]
         with torch.no_grad():
             logits = model(inputs_embeds=row).logits[0, -len(answer) - 1 : -1]
         expected.append(-logits.log_softmax(1).gather(1, answer[:, None])[:, 0])
@@ -306,6 +305,32 @@ def test_losses_do_not_depend_on_what_else_is_padded(kind: str, tmp_path: Path) 
         ]
         together = encoder.model.answer_losses(readings, answers, "decoder")
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "opt"])
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_what_several_questions_read_is_read_once(kind: str, budget: int, tmp_path: Path) -> None:
+    encoder = stir(MemoryEncoder(causal_models.build(tmp_path / "model", kind, bos=True), **SIZES))
+    encoder.batch_tokens = budget
+    tower, calls = MemoryTower(encoder), []
+    asked = packed([encoder.question_ids(text) for text in (*QUESTIONS, *QUESTIONS)])
+    answers = packed(
+        [encoder.answer_ids(text) for text in ("owl", "the whale fears thunder", "", "a", "cat", "music and")]
+    )
+    of = torch.tensor([[1, 2], [0, -1], [1, 2], [-1, -1], [0, -1], [2, 1]])
+    once = encoder.model.answer_losses_of
+    encoder.model.answer_losses_of = lambda *given: calls.append(len(given[0])) or once(*given)  # type: ignore[assignment,method-assign]
+    found = {}
+    for how in ("once", "each"):
+        states = torch.from_numpy(memory(encoder, TEXTS)).requires_grad_()
+        losses = tower.losses(states, of, asked, answers)
+        (losses * torch.linspace(1, 2, len(losses))).sum().backward()
+        weights = {name: weight.grad.clone() for name, weight in encoder.model.weights("decoder").items()}
+        found[how] = (losses.detach(), states.grad, weights)
+        encoder.model.zero_grad()
+        encoder.model.answer_losses_of = lambda *given: None  # type: ignore[method-assign]
+    assert sum(calls) == 4  # beginnings: 1 2, 0, nothing, 2 1
+    torch.testing.assert_close(found["once"], found["each"], atol=1e-4, rtol=1e-3)
 
 
 def gradients(encoder: MemoryEncoder) -> dict[str, Tensor]:

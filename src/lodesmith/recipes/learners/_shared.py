@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,14 @@ from lodesmith.recipes.pairs import mined
 from lodesmith.recipes.recipe import Component, Recipe, StagePlan
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lodesmith.encoders.projected import IsotropicGaussianEncoder
     from lodesmith.training.stage import Batches
 
-__all__ = ["BLOCK", "MIXED", "Projected", "TokenPairs", "encoded", "projected", "settings_of"]
+M = TypeVar("M", bound="nn.Module")
+
+__all__ = ["BLOCK", "MIXED", "Projected", "TokenPairs", "computed", "encoded", "projected", "settings_of"]
 
 BLOCK = 4096
 """Texts encoded at once while validating."""
@@ -40,6 +44,15 @@ def settings_of(component: Component, recipe: Recipe) -> dict[str, Any]:
     if "metric" not in settings and (metric := recipe.stages[-1].objective.settings.get("similarity")):
         settings["metric"] = metric
     return settings
+
+
+def computed(recipe: Recipe, module: M) -> M:
+    """A module that trains, computed by what the recipe says."""
+    if recipe.engine.arrays == "torch":
+        return module
+    from lodesmith.encoders._mlx_towers import on_mlx
+
+    return on_mlx(module)
 
 
 def projected(recipe: Recipe, dimension: int | None = None, **base: Any) -> IsotropicGaussianEncoder:

@@ -52,6 +52,7 @@ class Memory(Alone["MemoryEncoder"]):
 
     def identity(self) -> dict[str, str]:
         """The fingerprint of the model as it was before training."""
+        _ = self._tower  # what cannot train is refused before anything is written
         return {"begun": self._begun}
 
     @cached_property
@@ -59,7 +60,11 @@ class Memory(Alone["MemoryEncoder"]):
         from lodesmith.encoders.memory import MemoryTower
 
         _ = self._begun  # before anything changes
-        return MemoryTower(self.encoder)
+        if self.recipe.engine.arrays == "torch":
+            return MemoryTower(self.encoder)
+        from lodesmith.encoders._mlx_module import MLXMemoryModule
+
+        return MemoryTower(self.encoder, MLXMemoryModule.beside(self.encoder.to("cpu")))
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """The model, which compresses, asks and answers."""

@@ -15,7 +15,7 @@ from lodesmith.core.vectors import Vectors
 from lodesmith.data.tokens import Tokens, TokenStore
 from lodesmith.encoders.corpus import default_cache
 from lodesmith.recipes.learners._probing import probe_texts, together
-from lodesmith.recipes.learners._shared import TokenPairs, encoded, settings_of
+from lodesmith.recipes.learners._shared import TokenPairs, computed, encoded, settings_of
 from lodesmith.recipes.recipe import TEACHER, Component
 from lodesmith.recipes.systems import model_of
 
@@ -102,8 +102,13 @@ class Towers(TokenPairs):
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """One tower, or one for each side."""
-        query, document = self._sides()
+        query, document = self._trained()
         return {"encoder": query, "document_encoder": None if document is query else document}
+
+    def _trained(self) -> tuple[Any, Any]:
+        """The same towers, computed by what the recipe says."""
+        query, document = self._sides()
+        return computed(self.recipe, query), computed(self.recipe, document)
 
     def _tokens(self, side: Side, texts: Iterable[str]) -> Tokens:
         tower = self._sides()[side == "document"]
@@ -137,7 +142,7 @@ class Towers(TokenPairs):
         """Seconds from one timed step of each stage's batch size, forward and backward."""
         import torch
 
-        query, document = self._sides()
+        query, document = self._trained()
         seconds = 0.0
         for stage in self.recipe.stages:
             batches = self._plain(stage)

@@ -13,7 +13,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders.corpus import VectorCache
 from lodesmith.recipes.learners._ranks import ranks
-from lodesmith.recipes.learners._shared import Projected, projected
+from lodesmith.recipes.learners._shared import Projected, computed, projected
 from lodesmith.recipes.pairs import Pairs, distinct_documents, mined
 from lodesmith.recipes.recipe import Recipe, StagePlan
 from lodesmith.recipes.targets import Ceiling, Targets, ceiling
@@ -39,7 +39,8 @@ class Stored(Projected):
     @cached_property
     def encoder(self) -> IsotropicGaussianEncoder:
         """Base and projection."""
-        return projected(self.recipe)
+        place = None if self.recipe.engine.arrays == "torch" else "cpu"  # where torch meets MLX
+        return projected(self.recipe, device=place)
 
     @property
     def targets(self) -> Targets:
@@ -62,7 +63,8 @@ class Stored(Projected):
     def encoders(self) -> dict[str, nn.Module | None]:
         """The projection serves both sides; the predictor, where there is one, is the objective's."""
         predictor = getattr(self.encoder, "predictor", None)
-        return {"encoder": self.encoder.projection} | ({} if predictor is None else {"predictor": predictor})
+        found = {"encoder": self.encoder.projection} | ({} if predictor is None else {"predictor": predictor})
+        return {name: computed(self.recipe, module) for name, module in found.items()}
 
     @cached_property
     def text_pairs(self) -> TextPairs:

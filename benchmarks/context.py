@@ -61,12 +61,9 @@ def prompt(folder: str, rate: int | None, length: int) -> Prompt:
     encoder = MemoryEncoder(folder, rate=rate or RATES[0], document_length=length, lora={"rank": 16, "alpha": 32})
     draw = np.random.default_rng(1)
     texts = [" ".join(f"w{n}" for n in draw.integers(0, WORDS, length)) for _ in range(DOCUMENTS)]
-    if rate is None:
-        return encoder, texts, None
     made = encoder.encode(texts, "document").values.reshape(DOCUMENTS, encoder.count, encoder.dimension)
-    found = (encoder, list(made), "decoder")
-    first_token(found)
-    return found
+    encoder.answer(["w1"], [["w2 w3"]], adapter=None, max_new_tokens=1)  # whatever is loaded once
+    return (encoder, texts, None) if rate is None else (encoder, list(made), "decoder")
 
 
 def first_token(given: Prompt) -> Any:

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lodesmith.core.errors import InputError
 from lodesmith.core.events import Step
+from lodesmith.core.files import atomic_folder, read_json, write_json
 from lodesmith.core.records import Dataset, Query
 from lodesmith.data.importing import import_paths
 from lodesmith.data.supervision import Example, examples
@@ -50,6 +52,8 @@ def hold_out(data: Dataset, count: int, seed: int) -> tuple[list[Example], list[
     """The examples to train on, and others to test on: no question is in both."""
     split = "train" if "train" in data.judgements else next(iter(data.judgements), "train")
     found = [example for example in examples(data, split, training=True) if not example.alone]
+    if count >= len(found):
+        raise InputError(f"{len(found)} questions have answers", f"hold out fewer than that, not {count}")
     order = np.random.default_rng(seed).permutation(len(found)).tolist()
     texts = {found[at].question for at in order[:count]}
     return [e for e in found if e.question not in texts], [found[at] for at in order[:count]]
@@ -74,7 +78,8 @@ def language_model(folder: Path, data: Dataset, steps: int, length: int) -> Path
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    if folder.is_dir():
+    own = {"data": data.fingerprint, "steps": steps, "length": length}
+    if (folder / "made.json").is_file() and read_json(folder / "made.json") == own:
         return folder
     texts = [document.content for document in data.documents.values()]
     learned = ByteLevelBPETokenizer()
@@ -110,8 +115,10 @@ def language_model(folder: Path, data: Dataset, steps: int, length: int) -> Path
         optimizer.step()
         if step % 50 == 0:
             print(f"language model: {step}/{steps} steps, text {terms['text'].item():.2f} nats a token", flush=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with atomic_folder(folder) as new:
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        write_json(new / "made.json", own)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.core.progress import Progress, listen
 from lodesmith.core.results import Evaluation
 from lodesmith.recipes import quickstart_clara
-from lodesmith.recipes._side_by_side import cores
 from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
 from lodesmith.recipes.world import Reader, Sizes
 
@@ -30,12 +28,17 @@ TEXTS, STAGES, CONTROLS = ("closed", "text"), ("stage1", "stage2", "stage2-ranke
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clara, list[str], list[Progress]]]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clara, list[str], list[Progress]]:
     said: list[str] = []
     heard: list[Progress] = []
-    with pytest.MonkeyPatch.context() as patch, listen(heard.append):
-        patch.setattr(quickstart_clara, "cores", lambda: 2)
-        yield run(tmp_path_factory.mktemp("clara") / "out", scale=TINY, say=said.append), said, heard
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # for two processes
+    try:
+        with listen(heard.append):
+            found = run(tmp_path_factory.mktemp("clara") / "out", scale=TINY, say=said.append)
+    finally:
+        torch.set_num_threads(threads)
+    return found, said, heard
 
 
 def test_every_way_is_measured_at_every_rate_on_both_pools(done: tuple[Clara, list[str], list[Progress]]) -> None:
@@ -84,7 +87,7 @@ def test_one_process_makes_the_same_models(done: tuple[Clara, list[str], list[Pr
         shutil.copytree(found.out / name, tmp_path / name)
     settings = TINY.overrides(tmp_path / "dataset", tmp_path / "reader" / "model", 16, 0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores() // 2))  # as each of the two processes had
+    torch.set_num_threads(1)  # as each of the two processes had
     try:
         quickstart_clara._train("rate 16", settings, tmp_path / "run")
     finally:

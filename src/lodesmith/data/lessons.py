@@ -159,7 +159,8 @@ class Lessons(Position):
         return ids, asked
 
     def _facts(self, draw: Random, plan: Level, taken: AbstractSet[str]) -> list[Fact]:
-        """Those of a document as it will be; or of one name, or of one relation, so that each alone is learned too."""
+        """Those of a document as it will be; or of one name, or, where they are few, of one relation, so that each
+        alone is learned too."""
         kind = "document" if self.held_out else draw.choice(("relation", "relation", "name", "document"))
         few = plan.facts <= 8
         about = {"relation": plan.facts if few else self.about, "name": 1, "document": 2 if few else self.about}[kind]

@@ -191,7 +191,7 @@ class World:
                 relation.
 
         Raises:
-            ConfigError: there are not so many names.
+            ConfigError: there are not so many names, or relations.
         """
         there = self.held_out if held_out else self.names**2 - self.held_out
         if about + len(taken) > there:
@@ -200,9 +200,12 @@ class World:
                 f"{about + len(taken)} {kind} are wanted, and {self.names} words make {there}",
                 "give more words of names",
             )
+        if relations is not None and not 1 <= relations <= len(self.known):
+            raise ConfigError(f"{relations} relations are wanted, and the world has {len(self.known)}", "ask for fewer")
         names: dict[str, None] = {}
+        known = sorted(taken) if alike else []
         while len(names) < about:
-            others = [*sorted(taken), *names] if alike and draw.random() < alike else []
+            others = [*known, *names] if alike and draw.random() < alike else []
             if (name := self.name(draw, held_out, draw.choice(others) if others else None)) not in taken:
                 names[name] = None
         listed = list(names)

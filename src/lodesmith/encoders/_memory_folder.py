@@ -33,7 +33,8 @@ __all__ = [
     "write_folder",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
+"""1: memory was read as it is, and not at the length of words."""
 _LARGEST = 1 << 30
 """Bytes of weights up to which the language model is copied beside its adapters."""
 _AGAIN = "train again, or restore a copy"
@@ -129,7 +130,11 @@ def open_folder(folder: Path) -> Opened:
     told = read_object(folder / MEMORY)
     try:
         if told["format"] != _FORMAT:
-            raise IntegrityError(f"{folder}: was written in format {told['format']!r}", "use a newer version")
+            older = isinstance(told["format"], int) and told["format"] < _FORMAT
+            raise IntegrityError(
+                f"{folder}: was written in format {told['format']!r}, and this version reads {_FORMAT}",
+                _AGAIN if older else "use a newer version",
+            )
         settings = MemorySettings(**told["settings"])
         files, base = dict(told["files"]), dict(told["base"])
         name, expected = base["name"], dict(base["digests"])

@@ -148,6 +148,7 @@ class MemoryEncoder(nn.Module):
                 "config": plain({key: value for key, value in config if key not in VOLATILE}),
                 "tokenizer": fingerprint([self._words, self.tokenizer.bos_token_id, self.ends]),
                 "template": str(getattr(self.tokenizer, "chat_template", None) or ""),
+                "reads": "at the length of words",
                 "settings": plain([own.rate, own.document_length, dict(own.lora), own.prompt, own.separator]),
             }
         )

@@ -19,7 +19,7 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.data.supervision import QA
 from lodesmith.recipes._answer_pools import Kind
-from lodesmith.recipes._side_by_side import cores, side_by_side
+from lodesmith.recipes._side_by_side import side_by_side
 from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.world import PROMPT, SOURCE, Reader, Sizes, reader_events, write_world
 
@@ -52,8 +52,8 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 168
-    epochs: tuple[int, int, int] = (4, 2, 1)
-    lr: tuple[float, float, float] = (2e-3, 1e-3, 2e-4)
+    epochs: tuple[int, int, int] = (12, 6, 1)
+    lr: tuple[float, float, float] = (1e-3, 5e-4, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
     def overrides(self, dataset: Path, base: Path, rate: int, seed: int) -> dict[str, Any]:
@@ -68,10 +68,13 @@ class Scale:
             "encoder.prompt": PROMPT,
             "encoder.separator": " ",
             "encoder.lora": self.lora,
-            "stages.0.objective.together": 8,
-            "stages.0.objective.kinds": [QA, "simple", "complex"],
-            "stages.1.objective.together": 8,
+            "stages.0.objective.together": 16,
+            "stages.0.objective.kinds": ["simple", "complex"],
+            "stages.0.batch_size": 256,
+            "stages.1.objective.together": self.sizes.asked,
             "stages.1.objective.kinds": [QA],
+            "stages.1.objective.mse": 0.1,
+            # The compressor is tuned, where the recipe freezes it.
             "stages.1.optim.groups": [{"match": "*.lora_*.query_reasoner.*", "freeze": True}],
             "stages.2.objective.kinds": [QA],
             "stages.1.objective.documents": read,
@@ -86,7 +89,7 @@ class Scale:
 
 FULL = Scale()
 FAST = Scale(
-    sizes=Sizes(documents=1500, facts=10, about=2, dev=48, test=100, forms=25),
+    sizes=Sizes(documents=1500, facts=10, about=3, dev=48, test=100, forms=25),
     reader=Reader(steps=500),
     rates=(4, 16),
     length=96,
@@ -150,12 +153,14 @@ class _Job:
     say: Callable[[str], None]
 
     def run(self) -> Clara:
-        own = {"scale": asdict(self.scale), "seed": self.seed, "v": __version__}
-        place = self.out / "dataset"
+        scale, place = asdict(self.scale), self.out / "dataset"
+        own = {"seed": self.seed, "v": __version__, "sizes": scale["sizes"]}
         self._check(place)
         self.steps.once("world", own, self._write, products=[place / "dataset.json", place / "columns"])
         self.say(f"{self.dataset!r}")
+        own["reader"] = scale["reader"]
         self.steps.once("reader", own, self._read, products=[self._reader])
+        own["scale"] = scale
         runs = [self._run(rate) for rate in self.scale.rates]
         products = [folder / name for folder in runs for name in ("model", "manifest.json")]
         self.steps.once("three stages at each rate", own, self._train, products=products)
@@ -193,12 +198,14 @@ class _Job:
         return self.out / f"rate-{rate}"
 
     def _train(self) -> None:
-        """Every rate, a process each while there are cores."""
+        """Every rate, a process each while there are threads."""
+        import torch
+
         items = [
             (f"rate {rate}", self.scale.overrides(self.out / "dataset", self._reader, rate, self.seed), self._run(rate))
             for rate in self.scale.rates
         ]
-        side_by_side(_train, items, cores())
+        side_by_side(_train, items, torch.get_num_threads())
 
     def _ways(self, rate: int) -> tuple[str, ...]:
         texts = _TEXTS if rate == self.scale.rates[0] else _TEXTS[2:]

@@ -24,8 +24,8 @@ __all__ = ["SOURCE", "Sizes", "reader_events", "write_world"]
 
 SOURCE = "lodesmith.data.world"
 """What a world's `dataset.json` names as its source."""
-_ONE_RELATION = 0.5
-"""Share of the training documents that have one relation alone."""
+_SHARES = (1.0, 1.0, 0.5)
+"""How long training documents are, beside the others."""
 ENOUGH = 0.85
 """Accuracy from which a reader goes on to the next level, where it learns the rest."""
 AGAIN = "tell what is what"
@@ -42,6 +42,8 @@ class Sizes:
         documents: to train on.
         facts: of a document.
         about: names of a document.
+        relations: of a document beside friends, drawn for each. Where they are few, a relation has many values, and
+            only who is told from whom gives the right one.
         dev: documents of held-out names for validation, and `test` to measure; `forms` have sentences and questions of
             forms that training does not meet, too.
         test: see `dev`.
@@ -51,9 +53,10 @@ class Sizes:
         candidates: documents that a question of train or dev is asked among.
     """
 
-    documents: int = 3000
+    documents: int = 4000
     facts: int = 20
-    about: int = 3
+    about: int = 6
+    relations: int = 3
     dev: int = 64
     test: int = 300
     forms: int = 100
@@ -65,8 +68,8 @@ class Sizes:
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
     """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and the
     other questions on the training documents in the column `questions`, with a paraphrase of each document: the same
-    facts in sentences of one form. A held-out name is in one document alone, so that a question on it has one answer in
-    the whole corpus.
+    facts in sentences of one form. A name is in one document alone, so that a question on it has one answer in the
+    whole corpus.
 
     Args:
         folder: of the dataset.
@@ -79,7 +82,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
     """
     sizes, world = sizes or Sizes(), world or World()
     documents, queries = [], []
-    taken: set[str] = set()
+    taken: dict[bool, set[str]] = {True: set(), False: set()}
     judged: dict[str, dict[str, dict[str, int]]] = {}
     column: dict[str, list[dict[str, Any]]] = {}
     counts = {"train": sizes.documents, "dev": sizes.dev, "test": sizes.test, "forms": sizes.forms}
@@ -114,32 +117,38 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
 
 def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
     """The documents that BM25 finds for the questions of train and dev, in the column `candidates`: these are learned
-    from, and validated, among documents like those that others are measured among."""
+    from, and validated, among documents like those that others are measured among. What is trained on is asked among
+    documents that are trained on."""
     from lodesmith.retrieval.bm25 import BM25
 
-    lexical = BM25().build((key, document.content) for key, document in dataset.documents.items())
-    asked = {key: query.text for split in ("train", "dev") for key, query in dataset.queries_of(split).items()}
-    run = lexical.search(asked, count)
+    learned = {document for judged in dataset.split("train").values() for document in judged}
+    found: dict[str, list[str]] = {}
+    for split, among in (("train", learned), ("dev", set(dataset.documents))):
+        lexical = BM25().build((key, own.content) for key, own in dataset.documents.items() if key in among)
+        run = lexical.search({key: query.text for key, query in dataset.queries_of(split).items()}, count)
+        found |= {query: [document for document, _ in ranked] for query, ranked in run.items()}
     made_by = {"with": "BM25", "count": count, "texts": dataset.fingerprint}
     with ColumnWriter(folder, "candidates", "query", made_by=made_by) as writer:
-        for key in writer.missing(asked):
-            writer.add(key, [{"ids": [document for document, _ in run[key]]}], {})
+        for key in writer.missing(found):
+            writer.add(key, [{"ids": found[key]}], {})
         writer.finish()
     return Dataset.load(folder)
 
 
-def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: set[str]) -> list[Fact]:
-    """Those of a document. Of what is trained on half is about one relation of many names: where names are few a
-    relation nearly tells the value, and what tells names apart is not learned. Of other splits the names are taken."""
-    if split != "train":
-        facts = world.facts(draw, sizes.facts, sizes.about, held_out=True, taken=taken)
-        taken.update(fact.name for fact in facts)
-        return facts
-    if draw.random() < _ONE_RELATION:
-        names = max(2, round(draw.choice((0.2, 0.4, 0.6)) * sizes.facts))
-        return world.facts(draw, names, names, friends=False, relations=1)
-    share, about = draw.choice(((1.0, sizes.about), (1.0, sizes.about), (0.5, 2), (0.25, 1)))
-    return world.facts(draw, max(1, round(share * sizes.facts)), min(about, sizes.about))
+def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: Mapping[bool, set[str]]) -> list[Fact]:
+    """Those of a document, whose names are taken then. Some that are trained on are shorter."""
+    held_out = split != "train"
+    share = 1.0 if held_out else draw.choice(_SHARES)
+    facts = world.facts(
+        draw,
+        max(1, round(share * sizes.facts)),
+        max(1, round(share * sizes.about)),
+        held_out=held_out,
+        taken=taken[held_out],
+        relations=min(sizes.relations, world.relations),
+    )
+    taken[held_out].update(fact.name for fact in facts)
+    return facts
 
 
 @dataclass(frozen=True)
@@ -234,7 +243,7 @@ def _stages(
     words = dict(sorted(words.items(), key=lambda word: word[1]))
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
-        settings = {"vocabulary": words, "about": sizes.about, "batch_size": reader.batch, "seed": seed}
+        settings = {"vocabulary": words, "batch_size": reader.batch, "seed": seed}
         new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}

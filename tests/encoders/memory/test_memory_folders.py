@@ -85,7 +85,14 @@ def test_a_changed_file_is_refused(saved: Path) -> None:
     with pytest.raises(IntegrityError, match="no file of this model"):
         MemoryEncoder(saved)
     extra.unlink()
-    for damage in ({"format": 2}, {"settings": {"pace": 1}}, {"settings": {"rate": 0}}, {"base": None}, {"files": 3}):
+    for damage in (
+        {"format": 1},
+        {"format": 3},
+        {"settings": {"pace": 1}},
+        {"settings": {"rate": 0}},
+        {"base": None},
+        {"files": 3},
+    ):
         told = read_object(saved / "memory.json")
         write_json(saved / "memory.json", told | damage)
         with pytest.raises(IntegrityError):

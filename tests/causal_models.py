@@ -70,7 +70,8 @@ def build(
 
     Args:
         folder: where.
-        kind: qwen2, llama, opt or gpt2.
+        kind: qwen2, llama, opt, gpt2; mistral and gpt_neo, with windows of 8 tokens; gemma, which multiplies the words'
+            vectors; lfm2, with convolutions.
         words: that the tokenizer knows.
         chat: a chat template.
         pad: whether the tokenizer has a pad token.
@@ -100,9 +101,18 @@ def _model(kind: str, size: int) -> Any:
         return t.OPTForCausalLM(t.OPTConfig(**ids, **own))
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape |= {"intermediate_size": 64, "max_position_embeddings": 256}
-    if kind == "llama":
-        return t.LlamaForCausalLM(t.LlamaConfig(**ids, **shape))
-    return t.Qwen2ForCausalLM(t.Qwen2Config(**ids, **shape))
+    if kind == "gpt_neo":
+        own = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64, "window_size": 8}
+        own |= {"max_position_embeddings": 256, "attention_types": [[["global", "local"], 1]]}
+        return t.GPTNeoForCausalLM(t.GPTNeoConfig(**ids, **own))
+    own = {
+        "mistral": {"sliding_window": 8},
+        "gemma": {"head_dim": 8},
+        "lfm2": {"layer_types": ["conv", "full_attention"]},
+    }
+    name = {"mistral": "Mistral", "gemma": "Gemma", "lfm2": "Lfm2", "llama": "Llama", "qwen2": "Qwen2"}[kind]
+    config = getattr(t, f"{name}Config")(**ids, **shape, **own.get(kind, {}))
+    return getattr(t, f"{name}ForCausalLM")(config)
 
 
 def _tokenizer(words: Sequence[str], pad: bool, bos: bool) -> Any:

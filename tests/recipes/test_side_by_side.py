@@ -14,6 +14,7 @@ import pytest
 from lodesmith.core.errors import InputError, LodesmithError, MissingExtraError
 from lodesmith.core.progress import Progress, listen, tell
 from lodesmith.recipes._side_by_side import side_by_side
+from lodesmith.training.interrupt import interruptions
 
 
 def note(name: str, folder: Path, seconds: float = 0.0) -> None:
@@ -29,12 +30,6 @@ def refuse(name: str, error: Exception | None) -> None:
     """Raise."""
     if error is not None:
         raise error
-
-
-def linger(name: str, file: Path) -> None:
-    """Say that it has begun, and stay."""
-    file.write_text(str(os.getpid()))
-    time.sleep(120)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -92,27 +87,45 @@ def test_a_process_that_is_killed_is_an_error_that_says_so(tmp_path: Path) -> No
         side_by_side(end, [("a", tmp_path / "a"), ("b", tmp_path / "b")], 2)
 
 
+def train(name: str, folder: Path) -> None:
+    """Go on until asked to end, then take a moment to save."""
+    with interruptions() as asked:
+        (folder / name).write_text(str(os.getpid()))
+        while not asked:
+            time.sleep(0.05)
+        time.sleep(1)
+        (folder / f"{name}.saved").write_text("")
+        asked.obey()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals here")
-@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_no_work_outlives_who_began_it(tmp_path: Path, asked: str) -> None:
+@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM", "SIGKILL", "Ctrl-C"])
+def test_no_work_outlives_who_began_it_and_all_of_it_saves(tmp_path: Path, asked: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from recipes.test_side_by_side import linger\n"
+        "import sys; from pathlib import Path; from recipes.test_side_by_side import train\n"
         "from lodesmith.recipes._side_by_side import side_by_side\n"
         "if __name__ == '__main__':\n"
-        "    side_by_side(linger, [(n, Path(sys.argv[1]) / n) for n in ('a', 'b', 'c')], 2)\n"
+        "    side_by_side(train, [(n, Path(sys.argv[1])) for n in ('a', 'b', 'c')], 2)\n"
     )
     (tmp_path / "go.py").write_text(code)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     begun = subprocess.Popen(
-        [sys.executable, str(tmp_path / "go.py"), str(tmp_path)], env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, str(tmp_path / "go.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
     )
     files = [tmp_path / "a", tmp_path / "b"]
     _until(lambda: all(file.exists() and file.read_text() for file in files))
     children = _children(begun.pid)
     assert {int(file.read_text()) for file in files} <= set(children)
-    begun.send_signal(getattr(signal, asked))
+    if asked == "Ctrl-C":
+        os.killpg(begun.pid, signal.SIGINT)
+    else:
+        begun.send_signal(getattr(signal, asked))
     assert begun.wait(60) != 0
     _until(lambda: not any(map(_lives, children)))
+    assert (tmp_path / "a.saved").exists()
+    assert (tmp_path / "b.saved").exists()
     assert not (tmp_path / "c").exists()
 
 

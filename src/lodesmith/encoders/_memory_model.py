@@ -27,6 +27,11 @@ LORA: Mapping[str, Any] = {"rank": 16, "alpha": 32, "dropout": 0.1, "layers": "a
 _WEIGHT = re.compile(r"(?P<place>.*\.lora_\w+)\.(?P<adapter>\w+)(?P<rest>\.\w+)?")
 """A weight of an adapter. The model's own modules may be called `encoder` and `decoder` too."""
 
+_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
+"""Of a cache that holds keys and values alone."""
+_SLICE = 4096
+"""Words whose vectors are measured at once."""
+
 Reading = Sequence[Tensor]
 """A prompt, part by part: int64 token ids [l], or states [t, H] that stand in their place."""
 
@@ -74,11 +79,21 @@ class MemoryModel(nn.Module):
             self._checkpoint()
         words = language_model.get_input_embeddings().weight
         self.dimension = int(words.shape[1])
-        self.word_norm = float(words.detach().float().norm(dim=1).mean())
-        """Mean length of the vocabulary's vectors, to which states are brought that are read in the place of words."""
+        self.word_norm = self._word_norm(len(words))
+        """Mean length of the words' vectors, to which states are brought that are read in the place of words."""
+        self._caches = True
         self.memory = nn.Parameter(self._new(count, words.device))
         self.mark = nn.Parameter(self._new(1, words.device))
         self.train_adapters()
+
+    @torch.no_grad()
+    def _word_norm(self, count: int) -> float:
+        """Of what the model reads of a word: some multiply their vectors."""
+        total = 0.0
+        for start in range(0, count, _SLICE):
+            ids = torch.arange(start, min(start + _SLICE, count))
+            total += float(self.embed(ids.to(self.language_model.device)).float().norm(dim=1).sum())
+        return total / count
 
     def _new(self, count: int, device: torch.device) -> Tensor:
         """New token vectors, as long as a word's: [count, H], float32."""
@@ -245,7 +260,8 @@ class MemoryModel(nn.Module):
                 logits_to_keep=longest,
                 use_cache=False,
             )
-        return _losses(found.logits, answers, longest)
+        kept = [own[longest - len(ids) :] for own, ids in zip(found.logits, answers, strict=True)]
+        return _losses(torch.cat(kept), answers)
 
     def answer_losses_of(
         self,
@@ -257,37 +273,45 @@ class MemoryModel(nn.Module):
     ) -> Tensor | None:
         """`answer_losses` of prompts that begin alike: what they begin with is read once, into the key-value cache.
 
+        Padding stands behind, where neither causal attention nor a window over the last tokens sees it.
+
         Args:
             beginnings: of prompts, all of one length.
             of: the beginning of each question.
-            questions: int64 ids [l], the rest of each prompt.
+            questions: int64 ids [l], the rest of each prompt, at least one.
             answers: int64 ids [l] each, at least one.
             adapter: `decoder`; None for the model as it was.
 
         Returns:
-            The losses; None where the model keeps no such cache.
+            The losses; None where the model keeps more than keys and values.
         """
-        from transformers import DynamicCache
-
+        if not self._caches:
+            return None
         rows = torch.stack([self._row(parts) for parts in beginnings])
         with self.using(adapter):
-            read = self.language_model.base_model(inputs_embeds=rows, use_cache=True).past_key_values
-            if type(read) is not DynamicCache:
+            found = self.language_model.base_model(inputs_embeds=rows, use_cache=True)
+            read = getattr(found, "past_key_values", None)
+            self._caches = all(type(layer).__name__ in _LAYERS for layer in getattr(read, "layers", [None]))
+            if read is None or not self._caches:
                 return None
             read.batch_select_indices(torch.tensor(of, device=rows.device))
-            pairs = zip(questions, answers, strict=True)
-            inputs, mask = _left([self.embed(torch.cat([asked, own[:-1]])) for asked, own in pairs])
-            mask = torch.cat([mask.new_ones(len(mask), rows.shape[1]), mask], 1)
-            longest = max(len(own) for own in answers)
-            found = self.language_model(
+            pairs = list(zip(questions, answers, strict=True))
+            inputs = pad_sequence([self.embed(torch.cat([asked, own[:-1]])) for asked, own in pairs], batch_first=True)
+            sizes = torch.tensor([len(asked) + len(own) - 1 for asked, own in pairs], device=rows.device)
+            places = torch.arange(inputs.shape[1], device=rows.device)
+            there = torch.cat([sizes.new_ones(len(pairs), rows.shape[1]), (places < sizes[:, None]).long()], 1)
+            first = min(len(asked) for asked in questions) - 1
+            logits = self.language_model(
                 inputs_embeds=inputs,
-                attention_mask=mask,
-                position_ids=_positions(mask)[:, rows.shape[1] :],
+                attention_mask=there,
+                position_ids=(rows.shape[1] + places).expand(len(pairs), -1),
                 past_key_values=read,
-                logits_to_keep=longest,
+                logits_to_keep=inputs.shape[1] - first,
                 use_cache=True,
-            )
-        return _losses(found.logits, answers, longest)
+            ).logits
+        starts = [len(asked) - 1 - first for asked in questions]
+        kept = [own[start : start + len(ids)] for own, start, ids in zip(logits, starts, answers, strict=True)]
+        return _losses(torch.cat(kept), answers)
 
     def _row(self, parts: Reading) -> Tensor:
         return torch.cat([self._as_words(part) if part.is_floating_point() else self.embed(part) for part in parts])
@@ -333,12 +357,11 @@ def _left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return inputs, (torch.arange(longest, device=inputs.device) >= longest - lengths[:, None]).long()
 
 
-def _losses(logits: Tensor, answers: Sequence[Tensor], longest: int) -> Tensor:
-    """−log p of the answers' tokens: float32 [total], of logits [n, longest, words]."""
+def _losses(logits: Tensor, answers: Sequence[Tensor]) -> Tensor:
+    """−log p of the answers' tokens: float32 [total], of their logits [total, words]."""
     if any(not len(answer) for answer in answers):
         raise InputError("an answer has no token", "leave its question out")
-    kept = torch.cat([own[longest - len(ids) :] for own, ids in zip(logits, answers, strict=True)])
-    losses: Tensor = nn.functional.cross_entropy(kept.float(), torch.cat(list(answers)), reduction="none")
+    losses: Tensor = nn.functional.cross_entropy(logits.float(), torch.cat(list(answers)), reduction="none")
     return losses
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -115,35 +115,26 @@ class MemoryTower(nn.Module):
         encoder = self._encoder[0]
         if self.model.checkpointing or not all(map(len, questions)):
             return None
-        readers: dict[tuple[int, ...], list[int]] = {}
-        for at, row in enumerate(rows):
-            readers.setdefault(row, []).append(at)
         nothing = torch.zeros(0, dtype=torch.int64)
-        beginnings = {row: encoder.reading([memory[at] for at in row], nothing) for row in readers}
+        beginnings = {row: encoder.reading([memory[at] for at in row], nothing) for row in dict.fromkeys(rows)}
         lengths = {row: sum(map(len, parts)) for row, parts in beginnings.items()}
         if not all(lengths.values()):
             return None
         widths = [len(asked) + len(own) for asked, own in zip(questions, answers, strict=True)]
         self._check([lengths[row] + width for row, width in zip(rows, widths, strict=True)])
         parts: list[Tensor] = [memory.new_zeros(0)] * len(rows)
-        for length in sorted(set(lengths.values())):  # of as many documents, so that none is padded
-            alike = [row for row in readers if lengths[row] == length]
-            totals = [length + sum(widths[at] for at in readers[row]) for row in alike]
-            for group in batches(totals, encoder.batch_tokens):
-                chosen = [alike[number] for number in group]
-                own = [at for row in chosen for at in readers[row]]
-                found = self._computes.answer_losses_of(
-                    [beginnings[row] for row in chosen],
-                    [number for number, row in enumerate(chosen) for _ in readers[row]],
-                    [questions[at].to(self.model.device) for at in own],
-                    [answers[at] for at in own],
-                    adapter,
-                )
-                if found is None:
-                    return None
-                sizes = [len(answers[at]) for at in own]
-                for at, losses in zip(own, torch.split(found, sizes), strict=True):  # type: ignore[no-untyped-call]
-                    parts[at] = losses
+        for group in _groups(rows, lengths, widths, encoder.batch_tokens):
+            chosen = list(dict.fromkeys(rows[at] for at in group))
+            found = self._computes.answer_losses_of(
+                [beginnings[row] for row in chosen],
+                [chosen.index(rows[at]) for at in group],
+                [questions[at].to(self.model.device) for at in group],
+                [answers[at] for at in group],
+                adapter,
+            )
+            if found is None:
+                return None
+            _scatter(found, group, answers, parts)
         return torch.cat(parts)
 
     def chosen_losses(
@@ -178,9 +169,7 @@ class MemoryTower(nn.Module):
         for group in batches(widths, encoder.batch_tokens, padded=True):
             chosen = [own[at] for at in group]
             found = self._computes.answer_losses([readings[at] for at in group], chosen, adapter)
-            sizes = [len(answer) for answer in chosen]
-            for at, losses in zip(group, torch.split(found, sizes), strict=True):  # type: ignore[no-untyped-call]
-                parts[at] = losses
+            _scatter(found, group, own, parts)
         return torch.cat(parts) if parts else self.model.memory.new_zeros(0)
 
     def _check(self, widths: Sequence[int]) -> None:
@@ -194,6 +183,34 @@ class MemoryTower(nn.Module):
     def begin_reasoner(self) -> None:
         """Let the query reasoner begin as a copy of the compressor."""
         self.model.copy_adapter("encoder", "query_reasoner")
+
+
+def _groups(
+    rows: Sequence[tuple[int, ...]], lengths: Mapping[tuple[int, ...], int], widths: Sequence[int], budget: int
+) -> Iterator[list[int]]:
+    """Questions that are asked at once: of beginnings of one length, of widths that are alike to a factor of two, those
+    of one beginning together, and with their beginnings, each padded to the longest, no more tokens than the budget."""
+    first = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+
+    def kind(at: int) -> tuple[int, int]:
+        return lengths[rows[at]], widths[at].bit_length()
+
+    for _, alike in groupby(sorted(range(len(rows)), key=lambda at: (*kind(at), first[rows[at]], at)), kind):
+        group: list[int] = []
+        for at in alike:
+            longest = max(widths[own] for own in (*group, at))
+            if group and (len(group) + 1) * (lengths[rows[at]] + longest) > budget:
+                yield group
+                group = []
+            group.append(at)
+        yield group
+
+
+def _scatter(found: Tensor, group: Sequence[int], answers: Sequence[Tensor], parts: list[Tensor]) -> None:
+    """Put the losses of some answers, one answer after another, where these belong."""
+    sizes = [len(answers[at]) for at in group]
+    for at, losses in zip(group, torch.split(found, sizes), strict=True):  # type: ignore[no-untyped-call]
+        parts[at] = losses
 
 
 def _unpacked(packed: Mapping[str, Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Machine", "cores", "machine", "memory"]
+__all__ = ["Machine", "machine", "memory"]
 
 SMALL_DISK, SMALL_MEMORY = 2 << 30, 1 << 30
 """Bytes below which most work fails."""
@@ -80,7 +80,7 @@ def _python() -> dict[str, Any]:
     }
 
 
-def cores() -> int:
+def _cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -93,7 +93,7 @@ def _processor() -> dict[str, Any]:
     has = {name: bool(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)()) for name in _INSTRUCTIONS}
     return {
         "name": _processor_name(),
-        "cores": cores(),
+        "cores": _cores(),
         "threads": torch.get_num_threads(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "instructions": [name for name, there in has.items() if there],

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import threading
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from lodesmith.core.errors import LodesmithError, Terminated
+from lodesmith.core.errors import LodesmithError
 from lodesmith.core.progress import Progress, listen, tell
 from lodesmith.recipes.launching import end_with
 
 __all__ = ["side_by_side"]
 
-_LOOK = 0.2
-"""Seconds between two looks at what the processes tell."""
+_ENDED = (
+    "a process that worked beside others was ended, perhaps because memory ran out",
+    "run the same command again: it goes on where it was",
+)
 
 
 def side_by_side(work: Callable[..., object], items: Sequence[tuple[Any, ...]], processes: int) -> None:
     """Call `work(*item)` for every item, at most so many at once, each on its share of the threads.
 
     What an item raises is raised here once the others that had begun are done; no further one begins. Where this
-    process is asked to end, or is gone, the others are asked to end, so that a training saves.
+    process is asked to end, or is gone, each of the others is asked to end, once, so that a training saves.
 
     A script that calls this does so under `if __name__ == "__main__"`: the processes import it.
 
@@ -42,62 +48,77 @@ def side_by_side(work: Callable[..., object], items: Sequence[tuple[Any, ...]], 
         return
     import torch
 
-    context = multiprocessing.get_context("spawn")
-    told = context.SimpleQueue()
-    settings = (told, os.getpid(), max(1, torch.get_num_threads() // processes))
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, context, _begin, settings) as pool:
-        try:
-            failed = _done(pool, work, list(items), processes, told)
-        except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-    if isinstance(failed, BrokenProcessPool):
-        raise LodesmithError(
-            "a process that worked beside others was ended, perhaps because memory ran out",
-            "run the same command again: it goes on where it was",
-        ) from failed
+    threads = max(1, torch.get_num_threads() // processes)
+    waiting, failed = list(items), None
+    going: dict[Any, BaseProcess] = {}
+    try:
+        while going or (waiting and not failed):
+            while waiting and not failed and len(going) < processes:
+                here, process = _begun(work, waiting.pop(0), threads)
+                going[here] = process
+            for connection in wait(list(going)):
+                told = _heard(connection)
+                if isinstance(told, Progress):
+                    tell(told.label, told.done, told.total, told.unit)
+                    continue
+                process = going.pop(connection)
+                process.join()
+                failed = failed or told or (LodesmithError(*_ENDED) if process.exitcode else None)
+    except BaseException:
+        for process in going.values():
+            process.terminate()
+        for process in going.values():
+            process.join()
+        raise
     if failed:
         raise failed
 
 
-def _done(
-    pool: Executor, work: Callable[..., object], waiting: list[tuple[Any, ...]], processes: int, told: Any
-) -> BaseException | None:
-    """Work until nothing waits or one has failed; what it raised. A pool that held more would begin one too many."""
-    failed: BaseException | None = None
-    going: set[Future[None]] = set()
-    while going or (waiting and not failed):
-        while waiting and not failed and len(going) < processes:
-            going.add(pool.submit(_do, work, waiting.pop(0)))
-        done, going = wait(going, _LOOK, FIRST_COMPLETED)
-        while not told.empty():  # to the end: nobody can write into a pipe that is full
-            progress = told.get()
-            tell(progress.label, progress.done, progress.total, progress.unit)
-        failed = failed or next((error for one in done if (error := one.exception())), None)
-    return failed
+def _begun(work: Callable[..., object], item: tuple[Any, ...], threads: int) -> tuple[Connection, BaseProcess]:
+    """A process that works on an item, and where it is heard."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, os.getpid(), threads, work, item))
+    process.start()
+    there.close()
+    return here, process
 
 
-_told: Any = None
+def _heard(connection: Any) -> Progress | Exception | None:
+    """What a process tells next: how far it is, or at its end what it raised."""
+    try:
+        told: Progress | Exception = connection.recv()
+        return told
+    except (EOFError, OSError):
+        return None
 
 
-def _begin(told: Any, parent: int, threads: int) -> None:
-    """What a process does first."""
-    global _told  # noqa: PLW0603 - a process of its own
-    _told = told
+def _work(there: Connection, parent: int, threads: int, work: Callable[..., object], item: tuple[Any, ...]) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C asks the one who began this, who passes it on: asked twice, a training does not save
     end_with(parent)
     import torch
 
     torch.set_num_threads(threads)
 
+    lock = threading.Lock()
 
-def _do(work: Callable[..., object], item: tuple[Any, ...]) -> None:
     def pass_on(progress: Progress) -> None:
-        _told.put(Progress(f"{item[0]}: {progress.label}", progress.done, progress.total, progress.unit))
+        with lock, suppress(OSError):  # where nobody listens any more, `end_with` sees to it
+            there.send(Progress(f"{item[0]}: {progress.label}", progress.done, progress.total, progress.unit))
 
     with listen(pass_on):
         try:
             work(*item)
-        except (Terminated, KeyboardInterrupt) as asked:  # a process of a pool would wait for more work, from nobody
-            os._exit(143 if isinstance(asked, Terminated) else 130)
+        except Exception as error:
+            with lock:
+                there.send(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says the same where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))

@@ -41,7 +41,7 @@ class Sizes:
     Args:
         documents: to train on.
         facts: of a document.
-        about: names of a document.
+        about: names of a document. The reader's lessons have three in long documents, and any relations.
         relations: of a document beside friends, drawn for each. Where they are few, a relation has many values, and
             only who is told from whom gives the right one.
         dev: documents of held-out names for validation, and `test` to measure; `forms` have sentences and questions of

@@ -47,8 +47,9 @@ def memory(encoder: MemoryEncoder, texts: list[str]) -> np.ndarray[Any, np.dtype
 
 def row_of(model: Any, parts: list[Tensor]) -> Tensor:
     """What a model reads of a prompt's parts: words' vectors, and states brought to the mean length of these."""
-    words = model.get_input_embeddings().weight.detach()
-    long = words.norm(dim=1).mean()
+    words = model.get_input_embeddings()
+    with torch.no_grad():
+        long = words(torch.arange(len(words.weight))).norm(dim=1).mean()
     return torch.cat(
-        [part / part.norm(dim=1, keepdim=True) * long if part.is_floating_point() else words[part] for part in parts]
+        [part / part.norm(dim=1, keepdim=True) * long if part.is_floating_point() else words(part) for part in parts]
     )

@@ -307,8 +307,8 @@ def test_losses_do_not_depend_on_what_else_is_padded(kind: str, tmp_path: Path) 
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "opt"])
-@pytest.mark.parametrize("budget", [1, 40, 10_000])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "opt", "mistral", "gpt_neo", "gemma", "lfm2"])
+@pytest.mark.parametrize("budget", [1, 80, 10_000])
 def test_what_several_questions_read_is_read_once(kind: str, budget: int, tmp_path: Path) -> None:
     encoder = stir(MemoryEncoder(causal_models.build(tmp_path / "model", kind, bos=True), **SIZES))
     encoder.batch_tokens = budget
@@ -319,7 +319,14 @@ def test_what_several_questions_read_is_read_once(kind: str, budget: int, tmp_pa
     )
     of = torch.tensor([[1, 2], [0, -1], [1, 2], [-1, -1], [0, -1], [2, 1]])
     once = encoder.model.answer_losses_of
-    encoder.model.answer_losses_of = lambda *given: calls.append(len(given[0])) or once(*given)  # type: ignore[assignment,method-assign]
+
+    def noted(*given: Any) -> Tensor | None:
+        beginnings, numbers, questions, own, _ = given
+        tokens = sum(map(len, beginnings[0])) + max(len(a) + len(b) for a, b in zip(questions, own, strict=True))
+        calls.append((len(beginnings), len(numbers) * tokens))
+        return once(*given)
+
+    encoder.model.answer_losses_of = noted  # type: ignore[method-assign]
     found = {}
     for how in ("once", "each"):
         states = torch.from_numpy(memory(encoder, TEXTS)).requires_grad_()
@@ -329,8 +336,43 @@ def test_what_several_questions_read_is_read_once(kind: str, budget: int, tmp_pa
         found[how] = (losses.detach(), states.grad, weights)
         encoder.model.zero_grad()
         encoder.model.answer_losses_of = lambda *given: None  # type: ignore[method-assign]
-    assert sum(calls) == 4  # beginnings: 1 2, 0, nothing, 2 1
-    torch.testing.assert_close(found["once"], found["each"], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found["once"], found["each"], atol=1e-3, rtol=1e-3)
+    if kind == "lfm2":  # which keeps more than keys and values
+        assert len(calls) == 1
+        assert encoder.model.answer_losses_of(None, None, None, None, None) is None
+    elif budget == 1:
+        assert [count for count, _ in calls] == [1] * 6
+    else:
+        assert all(tokens <= budget or count == 1 for count, tokens in calls)
+        assert sum(count for count, _ in calls) < 6
+
+
+def test_what_is_read_once_drops_out_and_is_rounded_as_the_rest(folder: Path) -> None:
+    encoder = stir(MemoryEncoder(folder, lora={"dropout": 0.3}, **SIZES))
+    tower = MemoryTower(encoder)
+    states = torch.from_numpy(memory(encoder, TEXTS))
+    asked = packed([encoder.question_ids(text) for text in QUESTIONS])
+    answers, of = packed([encoder.answer_ids("owl")] * 3), torch.tensor([[1], [1], [2]])
+    plain = tower.losses(states, of, asked, answers)
+    tower.train()
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(tower.losses(states, of, asked, answers))
+    assert torch.equal(*found)
+    assert not torch.allclose(found[0], plain)
+    tower.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = tower.losses(states, of, asked, answers)
+    torch.testing.assert_close(rounded.float(), plain, atol=0.3, rtol=0.1)
+
+
+def test_layers_that_are_computed_again_read_nothing_once(folder: Path) -> None:
+    encoder = MemoryEncoder(folder, activation_checkpointing=True, **SIZES)
+    encoder.model.answer_losses_of = None  # type: ignore[assignment, method-assign]
+    states = torch.from_numpy(memory(encoder, TEXTS))
+    asked, answers = packed([encoder.question_ids(QUESTIONS[0])] * 2), packed([encoder.answer_ids("owl")] * 2)
+    assert len(MemoryTower(encoder).losses(states, torch.tensor([[1], [1]]), asked, answers)) == 4
 
 
 def gradients(encoder: MemoryEncoder) -> dict[str, Tensor]:

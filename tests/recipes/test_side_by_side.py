@@ -102,9 +102,10 @@ def train(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM", "SIGKILL", "Ctrl-C"])
 def test_no_work_outlives_who_began_it_and_all_of_it_saves(tmp_path: Path, asked: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from recipes.test_side_by_side import train\n"
+        "import signal, sys; from pathlib import Path; from recipes.test_side_by_side import train\n"
         "from lodesmith.recipes._side_by_side import side_by_side\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs are deaf to it
         "    side_by_side(train, [(n, Path(sys.argv[1])) for n in ('a', 'b', 'c')], 2)\n"
     )
     (tmp_path / "go.py").write_text(code)
@@ -122,7 +123,10 @@ def test_no_work_outlives_who_began_it_and_all_of_it_saves(tmp_path: Path, asked
         os.killpg(begun.pid, signal.SIGINT)
     else:
         begun.send_signal(getattr(signal, asked))
-    assert begun.wait(60) != 0
+    try:
+        assert begun.wait(60) != 0
+    finally:
+        begun.kill()
     _until(lambda: not any(map(_lives, children)))
     assert (tmp_path / "a.saved").exists()
     assert (tmp_path / "b.saved").exists()

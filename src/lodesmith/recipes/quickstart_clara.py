@@ -52,7 +52,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 168
-    epochs: tuple[int, int, int] = (12, 6, 1)
+    epochs: tuple[int, int, int] = (9, 3, 1)
     lr: tuple[float, float, float] = (1e-3, 5e-4, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 

@@ -31,8 +31,10 @@ def memory_of(tower: ModelTower, ids: list[int], adapter: str = "encoder") -> tu
 
 
 def answered(tower: ModelTower, memory: list[Tensor], question: list[int], answer: list[int]) -> list[Tensor]:
-    """−log p of each token of an answer, one forward pass each."""
+    """−log p of each token of an answer, one forward pass each; memory is read at the mean length of words."""
     found = []
+    long = tower.inner.language_model.get_input_embeddings().weight.detach().norm(dim=1).mean()
+    memory = [own / own.norm(dim=1, keepdim=True) * long for own in memory]
     for at, token in enumerate(answer):
         read = torch.tensor([*question, *answer[:at]])
         logits = states(tower, torch.cat([*memory, tower.inner.embed(read)]), "decoder").logits[0, -1]

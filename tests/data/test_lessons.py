@@ -12,7 +12,7 @@ import torch
 
 from lodesmith.core.errors import ConfigError, ResumeError
 from lodesmith.data.lessons import Lessons, Level, levels
-from lodesmith.data.world import FRIEND, STATEMENTS, World
+from lodesmith.data.world import FRIEND, OPENINGS, STATEMENTS, World
 
 WORLD = World(names=24, relations=4, values=6)
 VOCABULARY = {word: number for number, word in enumerate(WORLD.vocabulary)}
@@ -29,10 +29,15 @@ def words(ids: Sequence[int]) -> list[str]:
     return [WORLD.vocabulary[number] for number in ids]
 
 
+def bare(sentence: str) -> str:
+    """A sentence without its opening."""
+    return next((sentence[len(own) + 1 :] for own in OPENINGS if sentence.startswith(f"{own} ")), sentence)
+
+
 def sentences(told: str) -> dict[tuple[str, str], str]:
     """(Name, relation) → value of a document's sentences."""
     found: dict[tuple[str, str], str] = {}
-    for sentence in told.split(" . "):
+    for sentence in map(bare, told.split(" . ")):
         text = sentence.removesuffix(" .").split()
         relation = next(word for word in text if word in (*WORLD.known, FRIEND))
         names = [" ".join(pair) for pair in pairwise(text) if pair[0] in WORLD.first and pair[1] in WORLD.last]
@@ -141,6 +146,24 @@ def test_the_first_sentences_have_one_form_and_what_measures_them_too() -> None:
     for number in range(40):
         document, _ = taken_apart(*own.row(number))
         assert all(sentence.split()[1] == form for sentence in document.split(" . "))
+
+
+def test_sentences_have_openings_from_some_level_on() -> None:
+    for name, level in NUMBERS.items():
+        told = [taken_apart(*lessons(level, held_out=True).row(number))[0] for number in range(20)] if level else []
+        opened = [bare(sentence) != sentence for document in told for sentence in document.split(" . ")]
+        assert set(opened) == ({PLAN[level].openings} if level else set())
+        assert PLAN[level].openings == (name not in {"repeat", "one form", "every form"}) or not level
+
+
+def test_documents_are_as_they_will_be() -> None:
+    plan = levels(12)
+    own = lessons(len(plan) - 1, plan, about=4, relations=2, held_out=True)
+    for number in range(30):
+        told = sentences(taken_apart(*own.row(number))[0])
+        assert len(told) == 12
+        assert len({name for name, _ in told}) == 4
+        assert len({relation for _, relation in told} - {FRIEND}) == 2
 
 
 def test_no_name_is_in_two_documents_that_are_read_together() -> None:

@@ -16,6 +16,7 @@ from lodesmith.data.world import (
     NEW_QUESTIONS,
     NEW_STATEMENTS,
     NEW_STEPS,
+    OPENINGS,
     QUESTIONS,
     STATEMENTS,
     STEPS,
@@ -132,6 +133,23 @@ def test_a_story_states_each_fact_once_in_one_of_its_forms() -> None:
             own = {"name": fact.name, "relation": fact.relation, "value": fact.value}
             assert sentence in {form.format(**own) for form in STATEMENTS}
         assert set(story.text.split()) <= set(WORLD.vocabulary)
+
+
+def test_openings_tell_nothing() -> None:
+    told = facts(1)
+    opened, plain = (WORLD.story(Random(1), told, openings=own).text for own in (OPENINGS, ()))
+    parts = [part.strip() for part in opened.split(" .") if part.strip()]
+    own = [next(opening for opening in OPENINGS if part.startswith(f"{opening} ")) for part in parts]
+    assert len(set(own)) > 2
+    bare = [part.removeprefix(opening).strip() for part, opening in zip(parts, own, strict=True)]
+    assert len(bare) == len(told) == plain.count(" .")
+    assert not {word for opening in OPENINGS for word in opening.split()} & {
+        *WORLD.first,
+        *WORLD.last,
+        *WORLD.known,
+        *(value for values in WORLD.known.values() for value in values),
+    }
+    assert set(opened.split()) <= set(WORLD.vocabulary)
 
 
 def asked_for(text: str) -> tuple[str, str, bool]:

@@ -2,7 +2,8 @@
 
 That a language model finds in its context what it is asked for comes late, and all at once. It comes soon where each
 level asks for one thing more than the last: to repeat what follows a word, then to find a fact by its name where the
-sentence is always the same, then in sentences of any form, then among more facts, then by two steps.
+sentence is always the same, then in sentences of any form, then among more facts and words that tell nothing, then by
+two steps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from lodesmith.data._position import Position
-from lodesmith.data.world import STATEMENTS, Fact, World
+from lodesmith.data.world import OPENINGS, STATEMENTS, Fact, World
 
 __all__ = ["Lessons", "Level", "levels"]
 
@@ -35,8 +36,10 @@ class Level:
         name: of the level.
         facts: of a document; 0 for words to repeat.
         forms: of sentences, the first so many.
+        openings: sentences begin with words that tell nothing.
         friends: names have friends, and questions of two steps are asked.
         alike: share of the names that have a word of another one in the lesson, so that a name is both its words.
+        whole: documents are as they will be: about so many names, with so many relations.
         documents: that are read one after another.
         questions: on them.
     """
@@ -44,8 +47,10 @@ class Level:
     name: str
     facts: int
     forms: int = len(STATEMENTS)
+    openings: bool = True
     friends: bool = False
     alike: float = 0.0
+    whole: bool = False
     documents: int = 1
     questions: int = 10
 
@@ -53,14 +58,14 @@ class Level:
 def levels(facts: int, documents: int = 1) -> tuple[Level, ...]:
     """The levels up to so many documents of so many facts each."""
     few, some = min(4, facts), min(8, facts)
-    several = [Level("several documents", facts, friends=True, alike=_ALIKE, documents=documents)]
+    several = [Level("several documents", facts, friends=True, alike=_ALIKE, whole=True, documents=documents)]
     return (
         Level("repeat", 0),
-        Level("one form", few, forms=1),
-        Level("every form", few),
+        Level("one form", few, forms=1, openings=False),
+        Level("every form", few, openings=False),
         Level("more facts", some),
         Level("friends", some, friends=True),
-        Level("documents", facts, friends=True),
+        Level("documents", facts, friends=True, whole=True),
         *(several if documents > 1 else []),
     )
 
@@ -74,7 +79,8 @@ class Lessons(Position):
         plan: all levels.
         level: which of them this is.
         vocabulary: word → token id.
-        about: names of a document.
+        about: names of a document as it will be.
+        relations: of it beside friends, drawn for each; any where None.
         batch_size: documents of a batch, over all ranks.
         length: batches of an epoch.
         seed: of everything that is drawn.
@@ -90,6 +96,7 @@ class Lessons(Position):
         *,
         vocabulary: Mapping[str, int],
         about: int = 3,
+        relations: int | None = None,
         batch_size: int = 32,
         length: int = 50,
         seed: int = 0,
@@ -98,7 +105,7 @@ class Lessons(Position):
     ) -> None:
         super().__init__()
         self.world, self.plan, self.level, self.vocabulary = world, tuple(plan), level, vocabulary
-        self.about, self.batch_size, self.length = about, batch_size, length
+        self.about, self.relations, self.batch_size, self.length = about, relations, batch_size, length
         self.seed, self.held_out, self.shard = seed, held_out, shard
 
     def __len__(self) -> int:
@@ -147,7 +154,8 @@ class Lessons(Position):
         read: list[list[Fact]] = []
         for _ in range(plan.documents):  # no name is in two of them: a question has one answer
             read.append(self._facts(draw, plan, {fact.name for facts in read for fact in facts}))
-        told = [self.world.story(draw, facts, forms=STATEMENTS[: plan.forms]).text for facts in read]
+        ways = {"forms": STATEMENTS[: plan.forms], "openings": OPENINGS if plan.openings else ()}
+        told = [self.world.story(draw, facts, **ways).text for facts in read]
         ids = [self.vocabulary["<s>"], *self._ids(" ".join(told))]
         asked = [False] * len(ids)
         questions = [question for facts in read for question in self.world.questions(draw, facts)]
@@ -162,8 +170,9 @@ class Lessons(Position):
         """Those of a document as it will be; or of one name, or, where they are few, of one relation, so that each
         alone is learned too."""
         kind = "document" if self.held_out else draw.choice(("relation", "relation", "name", "document"))
-        few = plan.facts <= 8
-        about = {"relation": plan.facts if few else self.about, "name": 1, "document": 2 if few else self.about}[kind]
+        about = {"relation": plan.facts, "name": 1, "document": 2}[kind]
+        if plan.whole and kind != "name":
+            about = self.about
         facts = self.world.facts(
             draw,
             plan.facts,
@@ -172,8 +181,9 @@ class Lessons(Position):
             held_out=self.held_out,
             taken=taken,
             alike=plan.alike,
+            relations=self.relations if plan.whole and kind != "name" else None,
         )
-        if kind != "relation" or not few:
+        if kind != "relation" or plan.whole:
             return facts
         relation, names = draw.choice(list(self.world.known)), dict.fromkeys(fact.name for fact in facts)
         return [Fact(name, relation, draw.choice(self.world.known[relation])) for name in names]

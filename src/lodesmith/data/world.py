@@ -16,7 +16,7 @@ from random import Random
 
 from lodesmith.core.errors import ConfigError
 
-__all__ = ["FRIEND", "Fact", "Question", "Story", "World"]
+__all__ = ["FRIEND", "OPENINGS", "Fact", "Question", "Story", "World"]
 
 FRIEND = "friend"
 """The relation whose value is another name of the same document."""
@@ -28,6 +28,14 @@ STATEMENTS = (
     "for {name} the {relation} is {value} .",
     "{value} is the {relation} of {name} .",
 )
+OPENINGS = (
+    "everybody here knows that",
+    "it is written that",
+    "old people often tell that",
+    "one can hear that",
+    "as the book says ,",
+)
+"""What a sentence may begin with, which tells nothing."""
 NEW_STATEMENTS = ("as its {relation} {name} has {value} .",)
 QUESTIONS = ("what is the {relation} of {name}", "which {relation} has {name}", "tell the {relation} of {name}")
 NEW_QUESTIONS = ("what {relation} is for {name}",)
@@ -135,7 +143,7 @@ class World:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every word, the special tokens first."""
-        forms = (*STATEMENTS, *NEW_STATEMENTS, *QUESTIONS, *NEW_QUESTIONS, *STEPS, *NEW_STEPS)
+        forms = (*OPENINGS, *STATEMENTS, *NEW_STATEMENTS, *QUESTIONS, *NEW_QUESTIONS, *STEPS, *NEW_STEPS)
         said = dict.fromkeys(word for form in forms for word in form.split() if "{" not in word)
         values = [value for own in self.known.values() for value in own]
         return list(dict.fromkeys([*_SPECIAL, *said, FRIEND, *self.known, *self.first, *self.last, *values]))
@@ -220,9 +228,14 @@ class World:
         draw.shuffle(kept)
         return kept
 
-    def story(self, draw: Random, facts: Sequence[Fact], *, forms: Sequence[str] = STATEMENTS) -> Story:
-        """Facts as a document, each in one of the forms."""
-        said = [draw.choice(forms).format(name=fact.name, relation=fact.relation, value=fact.value) for fact in facts]
+    def story(
+        self, draw: Random, facts: Sequence[Fact], *, forms: Sequence[str] = STATEMENTS, openings: Sequence[str] = ()
+    ) -> Story:
+        """Facts as a document, each in one of the forms, behind one of the openings where there are any."""
+        said = []
+        for fact in facts:
+            said += [draw.choice(openings)] if openings else []
+            said.append(draw.choice(forms).format(name=fact.name, relation=fact.relation, value=fact.value))
         return Story(tuple(facts), " ".join(said))
 
     def questions(

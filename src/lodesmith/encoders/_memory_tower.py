@@ -124,10 +124,10 @@ class MemoryTower(nn.Module):
         self._check([lengths[row] + width for row, width in zip(rows, widths, strict=True)])
         parts: list[Tensor] = [memory.new_zeros(0)] * len(rows)
         for group in _groups(rows, lengths, widths, encoder.batch_tokens):
-            chosen = list(dict.fromkeys(rows[at] for at in group))
+            place = {row: number for number, row in enumerate(dict.fromkeys(rows[at] for at in group))}
             found = self._computes.answer_losses_of(
-                [beginnings[row] for row in chosen],
-                [chosen.index(rows[at]) for at in group],
+                [beginnings[row] for row in place],
+                [place[rows[at]] for at in group],
                 [questions[at].to(self.model.device) for at in group],
                 [answers[at] for at in group],
                 adapter,

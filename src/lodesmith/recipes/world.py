@@ -14,7 +14,17 @@ from lodesmith.core.files import atomic_folder
 from lodesmith.core.records import Dataset, Document, Query
 from lodesmith.data.lessons import Lessons, levels
 from lodesmith.data.supervision import PARAPHRASE
-from lodesmith.data.world import NEW_QUESTIONS, NEW_STATEMENTS, NEW_STEPS, QUESTIONS, STATEMENTS, STEPS, Fact, World
+from lodesmith.data.world import (
+    NEW_QUESTIONS,
+    NEW_STATEMENTS,
+    NEW_STEPS,
+    OPENINGS,
+    QUESTIONS,
+    STATEMENTS,
+    STEPS,
+    Fact,
+    World,
+)
 from lodesmith.recipes.learners._ranks import ranks
 
 if TYPE_CHECKING:
@@ -41,7 +51,7 @@ class Sizes:
     Args:
         documents: to train on.
         facts: of a document.
-        about: names of a document. The reader's lessons have three in long documents, and any relations.
+        about: names of a document.
         relations: of a document beside friends, drawn for each. Where they are few, a relation has many values, and
             only who is told from whom gives the right one.
         dev: documents of held-out names for validation, and `test` to measure; `forms` have sentences and questions of
@@ -53,10 +63,10 @@ class Sizes:
         candidates: documents that a question of train or dev is asked among.
     """
 
-    documents: int = 4000
-    facts: int = 20
-    about: int = 6
-    relations: int = 3
+    documents: int = 9000
+    facts: int = 12
+    about: int = 4
+    relations: int = 2
     dev: int = 64
     test: int = 300
     forms: int = 100
@@ -68,8 +78,8 @@ class Sizes:
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
     """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and the
     other questions on the training documents in the column `questions`, with a paraphrase of each document: the same
-    facts in sentences of one form. A name is in one document alone, so that a question on it has one answer in the
-    whole corpus.
+    facts in sentences of one form, and nothing else. A name is in one document alone, so that a question on it has one
+    answer in the whole corpus.
 
     Args:
         folder: of the dataset.
@@ -95,7 +105,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             draw = Random(f"{seed} {split} {number}")
             facts = _facts(world, draw, sizes, split, taken)
             name = f"{split}{number}"
-            documents.append(Document(name, "", world.story(draw, facts, forms=said).text))
+            documents.append(Document(name, "", world.story(draw, facts, forms=said, openings=OPENINGS).text))
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
             draw.shuffle(asked)
             if split == "train":
@@ -169,7 +179,7 @@ class Reader:
     heads: int = 4
     lr: float = 2e-3
     batch: int = 32
-    steps: int = 1000
+    steps: int = 700
 
 
 def _new_reader(world: World, reader: Reader, seed: int) -> tuple[Any, Any]:
@@ -244,6 +254,7 @@ def _stages(
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
         settings = {"vocabulary": words, "batch_size": reader.batch, "seed": seed}
+        settings |= {"about": sizes.about, "relations": min(sizes.relations, world.relations)}
         new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}

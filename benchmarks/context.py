@@ -25,7 +25,7 @@ WORDS = 2000
 Prompt = tuple[Any, list[Any], str | None]
 
 
-def base(folder: Path, quick: bool) -> Path:
+def base(folder: Path, *, width: int, layers: int, heads: int = 8) -> Path:
     """A language model of random weights whose every word is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -36,14 +36,13 @@ def base(folder: Path, quick: bool) -> Path:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
     torch.manual_seed(0)
-    width, layers = (64, 2) if quick else (512, 8)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     quick = parser.parse_args(argv).quick
     length = 64 if quick else 512
     with tempfile.TemporaryDirectory() as place:
-        folder = str(base(Path(place), quick))
+        folder = str(base(Path(place), width=64 if quick else 512, layers=2 if quick else 8))
         cases = {"text": None, **{f"rate {rate}": rate for rate in RATES}}
         given = {name: prompt(folder, rate, length) for name, rate in cases.items()}
         seconds, _ = interleaved(

@@ -5,6 +5,7 @@ LODE := .venv/bin/lode
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mlx]' || echo "no wheel of mlx here: its tests are skipped"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quantised]' || echo "no wheel of bitsandbytes here: its tests are skipped"
 	touch $@
 
 quickstart: .venv/installed

@@ -320,10 +320,20 @@ def test_shards(model: Path) -> None:
     fault(model, IntegrityError, "model-2.safetensors", "missing")
 
 
-def test_classes_and_quantisation_that_are_not_here(model: Path) -> None:
+def test_classes_and_quantisation_that_are_not_here(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_json(model / "config.json")
     edit(model / "config.json", quantization_config={"quant_method": "gptq"})
     fault(model, InputError, "needs gptqmodel")
+    monkeypatch.setattr("lodesmith.recipes._transformer_checks.is_there", lambda package: True)
+    monkeypatch.setattr("lodesmith.recipes._transformer_checks.version", lambda package: installed[package])
+    installed = {"bitsandbytes": "0.49.9.post1"}
+    edit(model / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    fault(model, InputError, "bitsandbytes before 0.50 computes on a GPU only")
+    for enough in ("0.50", "0.50.2", "1.0rc1"):
+        installed["bitsandbytes"] = enough
+        found = examine_model(str(model)).found
+        assert not [own for own in found.faults if "GPU" in str(own)]
+        assert "shapes are packed" in " ".join(found.notes)
     edit(model / "config.json", quantization_config={"quant_method": "sorcery"})
     fault(model, InputError, "'sorcery'")
     own = {"group_size": 64, "bits": 4}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lodesmith.data._position import Position
-from lodesmith.data.world import OPENINGS, STATEMENTS, Fact, World
+from lodesmith.data.world import STATEMENTS, Fact, World
 
 __all__ = ["Lessons", "Level", "levels"]
 
@@ -36,7 +36,7 @@ class Level:
         name: of the level.
         facts: of a document; 0 for words to repeat.
         forms: of sentences, the first so many.
-        openings: sentences begin with words that tell nothing.
+        openings: sentences have those of documents as they will be.
         friends: names have friends, and questions of two steps are asked.
         alike: share of the names that have a word of another one in the lesson, so that a name is both its words.
         whole: documents are as they will be: about so many names, with so many relations.
@@ -81,6 +81,7 @@ class Lessons(Position):
         vocabulary: word → token id.
         about: names of a document as it will be.
         relations: of it beside friends, drawn for each; any where None.
+        openings: of each sentence.
         batch_size: documents of a batch, over all ranks.
         length: batches of an epoch.
         seed: of everything that is drawn.
@@ -97,6 +98,7 @@ class Lessons(Position):
         vocabulary: Mapping[str, int],
         about: int = 3,
         relations: int | None = None,
+        openings: int = 1,
         batch_size: int = 32,
         length: int = 50,
         seed: int = 0,
@@ -105,7 +107,8 @@ class Lessons(Position):
     ) -> None:
         super().__init__()
         self.world, self.plan, self.level, self.vocabulary = world, tuple(plan), level, vocabulary
-        self.about, self.relations, self.batch_size, self.length = about, relations, batch_size, length
+        self.about, self.relations, self.openings = about, relations, openings
+        self.batch_size, self.length = batch_size, length
         self.seed, self.held_out, self.shard = seed, held_out, shard
 
     def __len__(self) -> int:
@@ -154,8 +157,8 @@ class Lessons(Position):
         read: list[list[Fact]] = []
         for _ in range(plan.documents):  # no name is in two of them: a question has one answer
             read.append(self._facts(draw, plan, {fact.name for facts in read for fact in facts}))
-        ways = {"forms": STATEMENTS[: plan.forms], "openings": OPENINGS if plan.openings else ()}
-        told = [self.world.story(draw, facts, **ways).text for facts in read]
+        forms, openings = STATEMENTS[: plan.forms], self.openings if plan.openings else 0
+        told = [self.world.story(draw, facts, forms=forms, openings=openings).text for facts in read]
         ids = [self.vocabulary["<s>"], *self._ids(" ".join(told))]
         asked = [False] * len(ids)
         questions = [question for facts in read for question in self.world.questions(draw, facts)]

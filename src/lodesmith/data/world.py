@@ -29,11 +29,11 @@ STATEMENTS = (
     "{value} is the {relation} of {name} .",
 )
 OPENINGS = (
-    "everybody here knows that",
-    "it is written that",
+    "everybody here knows well that",
+    "it is written in books that",
     "old people often tell that",
-    "one can hear that",
-    "as the book says ,",
+    "one can often hear that",
+    "as the old book says ,",
 )
 """What a sentence may begin with, which tells nothing."""
 NEW_STATEMENTS = ("as its {relation} {name} has {value} .",)
@@ -229,12 +229,12 @@ class World:
         return kept
 
     def story(
-        self, draw: Random, facts: Sequence[Fact], *, forms: Sequence[str] = STATEMENTS, openings: Sequence[str] = ()
+        self, draw: Random, facts: Sequence[Fact], *, forms: Sequence[str] = STATEMENTS, openings: int = 0
     ) -> Story:
-        """Facts as a document, each in one of the forms, behind one of the openings where there are any."""
+        """Facts as a document, each in one of the forms, behind so many of `OPENINGS`."""
         said = []
         for fact in facts:
-            said += [draw.choice(openings)] if openings else []
+            said += draw.sample(OPENINGS, openings)
             said.append(draw.choice(forms).format(name=fact.name, relation=fact.relation, value=fact.value))
         return Story(tuple(facts), " ".join(said))
 

@@ -10,7 +10,7 @@ from lodesmith.core.files import read_object
 from lodesmith.core.model_files import names_no_family
 from lodesmith.encoders._loading import loading
 
-__all__ = ["load_language_model"]
+__all__ = ["load_language_model", "mixes_rows"]
 
 _WORDS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 """Files of which a tokenizer has one at least; without any, transformers makes one that knows no word."""
@@ -42,6 +42,7 @@ def load_language_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any
             str(folder), dtype=getattr(torch, dtype), output_loading_info=True, **safe, **placed
         )
         model = model.eval() if placed else model.to(device).eval()
+    _keep_as_read(model)
     if lost := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
         raise InputError(f"{len(lost)} of its weights are missing or misshapen: {lost[0]}", _CHOOSE, path=folder)
     words, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, len(model.get_input_embeddings().weight)
@@ -56,6 +57,21 @@ def load_language_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any
         raise InputError("no token ends a text: neither tokenizer nor configuration names one", _CHOOSE, path=folder)
     model.generation_config = GenerationConfig(do_sample=False, num_beams=1)
     return model, tokenizer, ends
+
+
+def mixes_rows(model: Any) -> bool:
+    """Whether what a model makes of a text depends on the texts beside it: 8-bit weights by bitsandbytes, where one
+    large value in a batch takes a whole column out of the 8 bits (LLM.int8, arXiv 2208.07339)."""
+    settings = getattr(model.config, "quantization_config", None)
+    return bool(getattr(settings, "load_in_8bit", False) and getattr(settings, "llm_int8_threshold", 0.0) > 0)
+
+
+def _keep_as_read(model: Any) -> None:
+    """Leave 4-bit weights as they are: on some CPUs bitsandbytes packs them anew for kernels that it fetches, where
+    nothing is learned, and they would be others then, by their digest."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _checked(folder: Path) -> dict[str, Any]:

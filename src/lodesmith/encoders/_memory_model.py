@@ -6,6 +6,7 @@ memory tokens should be, `decoder` answers from memory tokens.
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +103,7 @@ class MemoryModel(nn.Module):
     @staticmethod
     def _adapted(language_model: Any, settings: Mapping[str, Any]) -> Any:
         """The model with its adapters, as peft wraps it."""
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns at every product
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:

@@ -20,7 +20,7 @@ from lodesmith.core.protocols import Generated, Metric, Side
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core
 from lodesmith.encoders._identity import VOLATILE, digest_of, plain
-from lodesmith.encoders._language_model import load_language_model
+from lodesmith.encoders._language_model import load_language_model, mixes_rows
 from lodesmith.encoders._loading import find_model, is_memory
 from lodesmith.encoders._memory_folder import (
     MemorySettings,
@@ -57,7 +57,8 @@ class MemoryEncoder(nn.Module):
         separator: between two documents in the prompt; None for a line's end.
         activation_checkpointing: while it trains, compute layers again when their gradients are due.
         precision: of the language model: `float32`, `bfloat16`, or `auto`: bfloat16 on a GPU that multiplies it.
-        batch_tokens: tokens a batch, padding among them.
+        batch_tokens: tokens a batch, padding among them. A model whose weights bitsandbytes reads as 8 bits gets a text
+            at a time: it would make something else of each beside others.
         device: torch device; None for CUDA where there is one, else the CPU.
 
     Raises:
@@ -103,6 +104,8 @@ class MemoryEncoder(nn.Module):
         language_model, self.tokenizer, self.ends = load_language_model(self.opened.base, place, self.precision)
         self.room = _room(language_model, self.settings)
         """Tokens that the model reads at most; None where it names no limit."""
+        if mixes_rows(language_model):
+            self.batch_tokens = 1
         self.model = MemoryModel(language_model, self.settings.count, self.settings.lora, activation_checkpointing)
         if is_memory(self.folder):
             load_weights(self.folder, self.model)
@@ -258,7 +261,9 @@ class MemoryEncoder(nn.Module):
                 values[group] = self.model.compressed(own).memory.cpu().numpy()
 
         with self._evaluating(), self.model.using(adapter):
-            groups = list(batches(lengths, budget_of(sum(lengths), self.batch_tokens, self.device), padded=True))
+            most = self.batch_tokens
+            budget = most if most == 1 else budget_of(sum(lengths), most, self.device)
+            groups = list(batches(lengths, budget, padded=True))
             each_on_one_core(fill, groups, self.device, short=sum(lengths) < FEWEST_TOKENS)
         return values
 

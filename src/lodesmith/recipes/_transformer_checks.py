@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ PACKAGES = {
     "mxfp4": "kernels",
 }
 """The package that each way of quantisation needs."""
-GPU_ONLY = {"gptq", "awq", "fp8", "fbgemm_fp8", "mxfp4", "nvfp4", "eetq", "aqlm", "bitsandbytes", "vptq", "hqq"}
+GPU_ONLY = {"gptq", "awq", "fp8", "fbgemm_fp8", "mxfp4", "nvfp4", "eetq", "aqlm", "vptq", "hqq"}
+ON_CPU = {"bitsandbytes": (0, 50)}
+"""Packages that need no GPU from a version on; the oldest that is tested here."""
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "hidden_dim")
 LIST = 3
 """So many names are listed."""
@@ -173,6 +176,13 @@ def _quantised(found: Checkup, settings: Json, folder: Path) -> None:
             f"pip install {name}, or take the model's unquantised weights",
             path=path,
         )
+    if package in ON_CPU and not _has_gpu() and _version(package) < ON_CPU[package]:
+        oldest = ".".join(map(str, ON_CPU[package]))
+        raise InputError(
+            f"the weights are quantised with {method}; {package} before {oldest} computes on a GPU only: there is none",
+            f"pip install '{package}>={oldest}', or take the model's unquantised weights",
+            path=path,
+        )
     if method in GPU_ONLY and not _has_gpu():
         raise InputError(
             f"the weights are quantised with {method}, which computes on a GPU only: there is none here",
@@ -197,6 +207,11 @@ def is_there(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _version(package: str) -> tuple[int, ...]:
+    """The first two numbers of an installed package's version."""
+    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version(package).split(".")[:2])
 
 
 def _has_gpu() -> bool:

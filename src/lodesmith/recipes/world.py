@@ -18,7 +18,6 @@ from lodesmith.data.world import (
     NEW_QUESTIONS,
     NEW_STATEMENTS,
     NEW_STEPS,
-    OPENINGS,
     QUESTIONS,
     STATEMENTS,
     STEPS,
@@ -54,6 +53,7 @@ class Sizes:
         about: names of a document.
         relations: of a document beside friends, drawn for each. Where they are few, a relation has many values, and
             only who is told from whom gives the right one.
+        openings: of each sentence, which tell nothing.
         dev: documents of held-out names for validation, and `test` to measure; `forms` have sentences and questions of
             forms that training does not meet, too.
         test: see `dev`.
@@ -64,9 +64,10 @@ class Sizes:
     """
 
     documents: int = 9000
-    facts: int = 12
+    facts: int = 8
     about: int = 4
-    relations: int = 2
+    relations: int = 1
+    openings: int = 2
     dev: int = 64
     test: int = 300
     forms: int = 100
@@ -105,7 +106,7 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             draw = Random(f"{seed} {split} {number}")
             facts = _facts(world, draw, sizes, split, taken)
             name = f"{split}{number}"
-            documents.append(Document(name, "", world.story(draw, facts, forms=said, openings=OPENINGS).text))
+            documents.append(Document(name, "", world.story(draw, facts, forms=said, openings=sizes.openings).text))
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
             draw.shuffle(asked)
             if split == "train":
@@ -254,7 +255,8 @@ def _stages(
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
         settings = {"vocabulary": words, "batch_size": reader.batch, "seed": seed}
-        settings |= {"about": sizes.about, "relations": min(sizes.relations, world.relations)}
+        settings |= {"about": sizes.about, "openings": sizes.openings}
+        settings |= {"relations": min(sizes.relations, world.relations)}
         new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}

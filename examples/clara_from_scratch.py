@@ -1,19 +1,21 @@
 """CLaRa on one's own documents where no language model can be downloaded: a small one is made of the documents first.
 
-    python examples/clara_from_scratch.py OUT PATH [--questions N] [--words N] [--steps N] [--rate N]
+    python examples/clara_from_scratch.py OUT PATH [--questions N] [--ask FILE] [--words N] [--steps N] [--rate N]
 
 PATH is a PDF or text file, a folder of them, a file of questions that `lode data import` knows (CLaRa, SQuAD …), or a
 dataset folder. Where nothing is asked, sentences with a name or number blanked are the questions (`lode data questions
---with cloze`). N questions are held out as the test; with the others a byte-pair tokenizer and a Llama of a million
-parameters are trained to read, from nothing, then the three stages of `lode train clara`. All answer the held-out
-questions in the end. A model this small knows no English: this shows the way through, and what each step costs; with
-`--base MODEL` any causal language model takes its place.
+--with cloze`). N questions are held out as the test; with the others a byte-pair tokenizer and a
+Llama of a million parameters are trained to read, from nothing, then the three stages of `lode train clara`. All
+answer the held-out questions in the end, and those of FILE, one JSON object a line with `question` and `answers`
+(`questions_on_attention.jsonl` has twenty on Vaswani et al., arXiv 1706.03762). A model this small knows no English:
+this shows the way through, and what each step costs; with `--base MODEL` any causal language model takes its place.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from lodesmith.objectives.language import Language
 from lodesmith.recipes.answering import Plan, answer_dataset
 from lodesmith.recipes.generating import question_dataset
 from lodesmith.recipes.train import plan
+from lodesmith.retrieval.bm25 import BM25
 
 WAYS = ("closed", "text", "text-truncated", "stage1", "stage2", "full")
 
@@ -59,11 +62,29 @@ def hold_out(data: Dataset, count: int, seed: int) -> tuple[list[Example], list[
     return [e for e in found if e.question not in texts], [found[at] for at in order[:count]]
 
 
-def write_split(data: Dataset, sides: tuple[list[Example], list[Example]], folder: Path) -> Dataset:
-    """The documents, with the examples as judged queries of the splits train and test."""
+def given_questions(file: Path, data: Dataset) -> list[Example]:
+    """Questions of a file, each with the document that has an answer and that BM25 finds first for the two together."""
+    lexical = BM25().build((key, document.content) for key, document in data.documents.items())
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            told = json.loads(line)
+            question, answers = str(told["question"]), tuple(map(str, told["answers"]))
+        except (ValueError, TypeError, KeyError):
+            raise InputError("a line is no object with `question` and `answers`", path=file, line=number) from None
+        ranked = lexical.search({"": f"{question} {' '.join(answers)}"}, len(data.documents))[""]
+        able = [key for key, _ in ranked if any(answer in data.documents[key].content for answer in answers)]
+        if not able:
+            raise InputError("no document has an answer", "correct the question", path=file, line=number)
+        found.append(Example("qa", question, answers, (able[0],)))
+    return found
+
+
+def write_split(data: Dataset, sides: Mapping[str, list[Example]], folder: Path) -> Dataset:
+    """The documents, with the examples as judged queries of splits."""
     queries: dict[str, Query] = {}
     judged: dict[str, dict[str, dict[str, int]]] = {}
-    for split, own in zip(("train", "test"), sides, strict=True):
+    for split, own in sides.items():
         judged[split] = {}
         for number, example in enumerate(own):
             key = f"{split}{number}"
@@ -147,6 +168,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("path", type=Path)
     parser.add_argument("--questions", type=int, default=20, help="held out, and asked in the end (20)")
+    parser.add_argument("--ask", type=Path, help="a file of questions with answers that are asked in the end too")
     parser.add_argument("--words", type=int, default=100, help="of a passage that is cut from a text (100)")
     parser.add_argument("--steps", type=int, default=300, help="of the language model (300)")
     parser.add_argument("--rate", type=int, default=4, help="of compression (4)")
@@ -156,7 +178,10 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     found = dataset_of(given.path, given.out / "imported", given.words)
-    data = write_split(found, hold_out(found, given.questions, 0), given.out / "dataset")
+    sides = dict(zip(("train", "test"), hold_out(found, given.questions, 0), strict=True))
+    if given.ask:
+        sides["asked"] = given_questions(given.ask, found)
+    data = write_split(found, sides, given.out / "dataset")
     print(f"{data!r}", flush=True)
     base = given.base or str(language_model(given.out / "base", data, given.steps, given.length))
     overrides = {
@@ -173,11 +198,12 @@ def main() -> None:
     for event in plan("clara", overrides, out=given.out / "run", resume="auto", reported=False).events():
         if isinstance(event, Step) and event.step % 50 == 0:
             print(f"{event.stage}: step {event.step} of {event.steps}, loss {event.total:.3f}", flush=True)
-    for evaluation, _ in answer_dataset(str(given.out / "run"), data, Plan(WAYS, documents=2)):
-        measured = {name: f"{evaluation.measures[name].mean:.3f}" for name in ("CoverEM", "F1")}
-        tokens = evaluation.cost["context_tokens"]
-        print(f"{evaluation.system}: {measured}, {tokens:.0f} tokens of context", flush=True)
-        evaluation.save(given.out / "evaluations" / f"{evaluation.system}.json")
+    for split in list(sides)[1:]:
+        for evaluation, _ in answer_dataset(str(given.out / "run"), data, Plan(WAYS, documents=2), split):
+            measured = {name: f"{evaluation.measures[name].mean:.3f}" for name in ("CoverEM", "F1")}
+            tokens = evaluation.cost["context_tokens"]
+            print(f"{split}, {evaluation.system}: {measured}, {tokens:.0f} tokens of context", flush=True)
+            evaluation.save(given.out / "evaluations" / split / f"{evaluation.system}.json")
 
 
 if __name__ == "__main__":

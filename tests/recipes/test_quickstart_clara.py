@@ -18,7 +18,7 @@ from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
 from lodesmith.recipes.world import Reader, Sizes
 
 TINY = Scale(
-    sizes=Sizes(documents=24, facts=4, about=2, dev=4, test=6, forms=4, asked=2, read=2, candidates=6),
+    sizes=Sizes(documents=18, instructed=6, facts=4, about=2, dev=4, test=6, forms=4, asked=2, read=2, candidates=6),
     reader=Reader(width=32, layers=1, heads=2, batch=4, steps=2),
     rates=(4, 16),
     length=40,

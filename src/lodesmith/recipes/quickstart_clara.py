@@ -52,7 +52,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 164
-    epochs: tuple[int, int, int] = (3, 1, 1)
+    epochs: tuple[int, int, int] = (3, 2, 1)
     lr: tuple[float, float, float] = (1e-3, 5e-4, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
@@ -69,9 +69,10 @@ class Scale:
             "encoder.separator": " ",
             "encoder.lora": self.lora,
             "stages.0.objective.together": 12,
-            "stages.0.objective.kinds": ["simple", "complex", QA],
+            "stages.0.objective.kinds": ["simple", "complex"],
             "stages.0.batch_size": 192,
-            "stages.1.objective.together": self.sizes.asked,
+            "stages.1.objective.together": 12,
+            "stages.1.batch_size": 192,
             "stages.1.objective.kinds": [QA],
             "stages.1.objective.mse": 0.1,
             # The compressor is tuned, where the recipe freezes it.
@@ -89,7 +90,7 @@ class Scale:
 
 FULL = Scale()
 FAST = Scale(
-    sizes=Sizes(documents=1500, dev=48, test=100, forms=25),
+    sizes=Sizes(documents=2000, instructed=500, dev=48, test=100, forms=25),
     reader=Reader(steps=500),
     rates=(4, 16),
     epochs=(2, 2, 1),

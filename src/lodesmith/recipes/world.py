@@ -35,6 +35,8 @@ SOURCE = "lodesmith.data.world"
 """What a world's `dataset.json` names as its source."""
 _SHARES = (1.0, 1.0, 0.5)
 """How long training documents are, beside the others."""
+_ALONE = "document"
+"""What documents are called that no query judges."""
 ENOUGH = 0.85
 """Accuracy from which a reader goes on to the next level, where it learns the rest."""
 AGAIN = "tell what is what"
@@ -48,7 +50,9 @@ class Sizes:
     """How large a world is.
 
     Args:
-        documents: to train on.
+        documents: to learn to compress, with all their questions in the column `questions`; no query judges them.
+        instructed: other documents to train on, whose questions are the queries of the split train. The later stages
+            learn from documents that the first has not met.
         facts: of a document.
         about: names of a document.
         relations: of a document beside friends, drawn for each. Where they are few, a relation has many values, and
@@ -58,12 +62,13 @@ class Sizes:
             forms that training does not meet, too.
         test: see `dev`.
         forms: see `dev`.
-        asked: questions on each of these documents, and on each to train on.
+        asked: questions on each of these documents; on those to train on all are asked.
         read: documents that a question is answered from.
         candidates: documents that a question of train or dev is asked among.
     """
 
-    documents: int = 9000
+    documents: int = 12000
+    instructed: int = 3000
     facts: int = 8
     about: int = 4
     relations: int = 1
@@ -77,10 +82,10 @@ class Sizes:
 
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
-    """Write the dataset: documents, judged questions with answers in the splits train, dev, test and forms, and the
-    other questions on the training documents in the column `questions`, with a paraphrase of each document: the same
-    facts in sentences of one form, and nothing else. A name is in one document alone, so that a question on it has one
-    answer in the whole corpus.
+    """Write the dataset: documents to learn to compress, with questions and a paraphrase of each in the column
+    `questions`, and documents with judged queries that have answers, in the splits train, dev, test and forms. A
+    paraphrase has the same facts in sentences of one form, and nothing else. A name is in one document alone, so that a
+    question on it has one answer in the whole corpus.
 
     Args:
         folder: of the dataset.
@@ -96,12 +101,13 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
     taken: dict[bool, set[str]] = {True: set(), False: set()}
     judged: dict[str, dict[str, dict[str, int]]] = {}
     column: dict[str, list[dict[str, Any]]] = {}
-    counts = {"train": sizes.documents, "dev": sizes.dev, "test": sizes.test, "forms": sizes.forms}
+    counts = {_ALONE: sizes.documents, "train": sizes.instructed}
+    counts |= {"dev": sizes.dev, "test": sizes.test, "forms": sizes.forms}
     for split, count in counts.items():
         new = split == "forms"
         said = (*STATEMENTS, *NEW_STATEMENTS) if new else STATEMENTS
         forms, steps = (NEW_QUESTIONS, NEW_STEPS) if new else (QUESTIONS, STEPS)
-        judged[split] = {}
+        own = judged.setdefault(split, {}) if split != _ALONE else {}
         for number in range(count):
             draw = Random(f"{seed} {split} {number}")
             facts = _facts(world, draw, sizes, split, taken)
@@ -109,14 +115,15 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
             documents.append(Document(name, "", world.story(draw, facts, forms=said, openings=sizes.openings).text))
             asked = list(world.questions(draw, facts, forms=forms, steps=steps))
             draw.shuffle(asked)
-            if split == "train":
-                rows = [{"question": q.text, "answers": [q.answer], "kind": q.kind} for q in asked[sizes.asked :]]
+            if split == _ALONE:
+                rows = [{"question": q.text, "answers": [q.answer], "kind": q.kind} for q in asked]
                 other = Random(f"{seed} paraphrase {number}")
                 again = world.story(other, facts, forms=(other.choice(STATEMENTS),)).text
                 column[name] = [*rows, {"question": AGAIN, "answers": [again], "kind": PARAPHRASE}]
-            for at, question in enumerate(asked[: sizes.asked]):
+                continue
+            for at, question in enumerate(asked if split == "train" else asked[: sizes.asked]):
                 queries.append(Query(f"{name}.{at}", question.text, (question.answer,)))
-                judged[split][f"{name}.{at}"] = {name: 1}
+                own[f"{name}.{at}"] = {name: 1}
     info = {"source": SOURCE, "seed": seed, "sizes": asdict(sizes), "world": asdict(world)}
     Dataset.of(documents, queries, judged, name="world", **info).save(folder)
     with ColumnWriter(folder, "questions", "document", made_by=info) as writer:
@@ -128,11 +135,11 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
 
 def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
     """The documents that BM25 finds for the questions of train and dev, in the column `candidates`: these are learned
-    from, and validated, among documents like those that others are measured among. What is trained on is asked among
-    documents that are trained on."""
+    from, and validated, among documents like those that others are measured among. Those of train are asked among
+    documents to train on."""
     from lodesmith.retrieval.bm25 import BM25
 
-    learned = {document for judged in dataset.split("train").values() for document in judged}
+    learned = {document for document in dataset.documents if document.startswith((_ALONE, "train"))}
     found: dict[str, list[str]] = {}
     for split, among in (("train", learned), ("dev", set(dataset.documents))):
         lexical = BM25().build((key, own.content) for key, own in dataset.documents.items() if key in among)
@@ -148,7 +155,7 @@ def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
 
 def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: Mapping[bool, set[str]]) -> list[Fact]:
     """Those of a document, whose names are taken then. Some that are trained on are shorter."""
-    held_out = split != "train"
+    held_out = split not in (_ALONE, "train")
     share = 1.0 if held_out else draw.choice(_SHARES)
     facts = world.facts(
         draw,

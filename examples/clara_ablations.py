@@ -1,0 +1,98 @@
+"""What the first stage of CLaRa is trained on, taken apart: questions, paraphrases, both, and the distance of means.
+
+    python examples/clara_ablations.py OUT QUICKSTART [--documents N] [--seeds N] [--rate N]
+
+QUICKSTART is a folder of `lode quickstart clara`, whose reader is taken; the world is made anew, with N documents for
+the first stage, a third as many for the second, and the same to test on. Each way goes through the first two stages,
+with 16 documents a step, and answers the test questions after either. Differences are paired by question. What is
+finished is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lodesmith.core.records import Dataset
+from lodesmith.core.results import Evaluation
+from lodesmith.evaluation.compare import compare
+from lodesmith.recipes.answering import Plan, answer_dataset
+from lodesmith.recipes.quickstart_clara import MEASURE, follow
+from lodesmith.recipes.train import plan
+from lodesmith.recipes.world import PROMPT, Sizes, write_world
+from lodesmith.reports.tables import comparison_text
+
+QUESTIONS = ["simple", "complex"]
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "questions": {"kinds": QUESTIONS, "mse": 0.1, "rows": 12},
+    "questions, no distance": {"kinds": QUESTIONS, "mse": 0.0, "rows": 12},
+    "questions and paraphrases": {"kinds": [*QUESTIONS, "paraphrase"], "mse": 0.1, "rows": 13},
+    "paraphrases": {"kinds": ["paraphrase"], "mse": 0.1, "rows": 1},
+}
+"""What the first stage asks; `rows` examples has a document of it."""
+DOCUMENTS = 16
+"""Documents of a step."""
+
+
+def trained(folder: Path, data: Path, base: Path, rate: int, way: Mapping[str, Any], seed: int) -> Path:
+    """A run in its folder, gone on with where it was."""
+    overrides = {
+        "data": str(data),
+        "base": str(base),
+        "seed": seed,
+        "encoder.rate": rate,
+        "encoder.prompt": PROMPT,
+        "stages.0.objective.kinds": way["kinds"],
+        "stages.0.objective.mse": way["mse"],
+        "stages.0.batch_size": DOCUMENTS * way["rows"],
+        "evaluation.split": "none",
+    }
+    source = str(Path(__file__).with_suffix(".yaml"))
+    follow(plan(source, overrides, out=folder, resume="auto", reported=False).events())
+    return folder
+
+
+def answered(run: Path, data: Dataset, name: str) -> list[Evaluation]:
+    """The run's answers after its first stage and after both, the right document given."""
+    found = []
+    for way, after in (("stage1", "stage 1"), ("stage2", "stages 1 and 2")):
+        file = run / "evaluations" / f"{way}.json"
+        if not file.is_file():
+            ((evaluation, _),) = answer_dataset(str(run), data, Plan((way,), pool="oracle", documents=1))
+            replace(evaluation, system=f"{name}, {after}").save(file)
+        found.append(Evaluation.load(file))
+    return found
+
+
+def main() -> None:
+    """Make the world, train each way with each seed, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("quickstart", type=Path)
+    parser.add_argument("--documents", type=int, default=3000, help="to train on (3,000)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way (3)")
+    parser.add_argument("--rate", type=int, default=16, help="of compression (16)")
+    given = parser.parse_args()
+    place = given.out / "dataset"
+    data = (
+        Dataset.load(place)
+        if (place / "dataset.json").is_file()
+        else write_world(place, Sizes(given.documents, given.documents // 3))
+    )
+    base = given.quickstart / "reader" / "model"
+    for seed in range(given.seeds):
+        found: list[Evaluation] = []
+        for name, way in WAYS.items():
+            run = trained(given.out / f"{name}, seed {seed}", place, base, given.rate, way, seed)
+            found += answered(run, data, name)
+            print(f"seed {seed}, {name}: {[round(own.measures[MEASURE].mean, 3) for own in found[-2:]]}", flush=True)
+        for after in ("stage 1", "stages 1 and 2"):
+            own = [evaluation for evaluation in found if evaluation.system.endswith(f", {after}")]
+            print(comparison_text(own, compare(own, measure=MEASURE, baseline=own[0].system)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

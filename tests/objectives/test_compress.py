@@ -31,10 +31,11 @@ def memory_of(tower: ModelTower, ids: list[int], adapter: str = "encoder") -> tu
 
 
 def answered(tower: ModelTower, memory: list[Tensor], question: list[int], answer: list[int]) -> list[Tensor]:
-    """−log p of each token of an answer, one forward pass each; memory is read at the mean length of words."""
+    """−log p of each token of an answer, one forward pass each; memory is read from the words' mean."""
     found = []
-    long = tower.inner.language_model.get_input_embeddings().weight.detach().norm(dim=1).mean()
-    memory = [own / own.norm(dim=1, keepdim=True) * long for own in memory]
+    words = tower.inner.language_model.get_input_embeddings().weight.detach()
+    apart = (words - words.mean(0)).norm(dim=1).mean()
+    memory = [words.mean(0) + own / own.norm(dim=1, keepdim=True) * 0.3 * apart for own in memory]
     for at, token in enumerate(answer):
         read = torch.tensor([*question, *answer[:at]])
         logits = states(tower, torch.cat([*memory, tower.inner.embed(read)]), "decoder").logits[0, -1]

@@ -33,8 +33,8 @@ __all__ = [
     "write_folder",
 ]
 
-_FORMAT = 2
-"""1: memory was read as it is, and not at the length of words."""
+_FORMAT = 3
+"""Memory was read in 1 as it is, in 2 at the length of words."""
 _LARGEST = 1 << 30
 """Bytes of weights up to which the language model is copied beside its adapters."""
 _AGAIN = "train again, or restore a copy"

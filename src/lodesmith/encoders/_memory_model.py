@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lodesmith.core.errors import ConfigError, InputError, MissingExtraError
 
-__all__ = ["ADAPTERS", "LORA", "Compressed", "MemoryModel", "Reading"]
+__all__ = ["ADAPTERS", "LORA", "NEARER", "Compressed", "MemoryModel", "Reading"]
 
 ADAPTERS = ("encoder", "decoder", "query_reasoner")
 _LORA = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "layers": "target_modules"}
@@ -32,6 +32,9 @@ _LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")
 """Of a cache that holds keys and values alone."""
 _SLICE = 4096
 """Words whose vectors are measured at once."""
+
+NEARER = 0.3
+"""How far from the words' mean memory is read, where words are 1 from it (docs/log.md, 2026-11-22)."""
 
 Reading = Sequence[Tensor]
 """A prompt, part by part: int64 token ids [l], or states [t, H] that stand in their place."""
@@ -63,6 +66,9 @@ class MemoryModel(nn.Module):
         MissingExtraError: peft is not installed.
     """
 
+    word_mean: Tensor
+    """Of what the model reads of words: float32 [H]."""
+
     def __init__(
         self, language_model: Any, count: int, lora: Mapping[str, Any] | None = None, checkpointing: bool = False
     ) -> None:
@@ -80,21 +86,25 @@ class MemoryModel(nn.Module):
             self._checkpoint()
         words = language_model.get_input_embeddings().weight
         self.dimension = int(words.shape[1])
-        self.word_norm = self._word_norm(len(words))
-        """Mean length of the words' vectors, to which states are brought that are read in the place of words."""
+        self._measure_words(len(words))
         self._caches = True
         self.memory = nn.Parameter(self._new(count, words.device))
         self.mark = nn.Parameter(self._new(1, words.device))
         self.train_adapters()
 
     @torch.no_grad()
-    def _word_norm(self, count: int) -> float:
-        """Of what the model reads of a word: some multiply their vectors."""
-        total = 0.0
-        for start in range(0, count, _SLICE):
-            ids = torch.arange(start, min(start + _SLICE, count))
-            total += float(self.embed(ids.to(self.language_model.device)).float().norm(dim=1).sum())
-        return total / count
+    def _measure_words(self, count: int) -> None:
+        """Mean length of the words' vectors, their mean, and how far they are from it on average. Measured is what the
+        model reads of a word: some multiply their vectors."""
+        parts = [torch.arange(start, min(start + _SLICE, count)) for start in range(0, count, _SLICE)]
+
+        def read(ids: Tensor) -> Tensor:
+            return self.embed(ids.to(self.language_model.device)).float()
+
+        self.word_norm = sum(float(read(ids).norm(dim=1).sum()) for ids in parts) / count
+        mean = torch.stack([read(ids).double().sum(0) for ids in parts]).sum(0) / count
+        self.register_buffer("word_mean", mean.float(), persistent=False)
+        self.word_spread = sum(float((read(ids) - mean.float()).norm(dim=1).sum()) for ids in parts) / count
 
     def _new(self, count: int, device: torch.device) -> Tensor:
         """New token vectors, as long as a word's: [count, H], float32."""
@@ -319,9 +329,11 @@ class MemoryModel(nn.Module):
         return torch.cat([self._as_words(part) if part.is_floating_point() else self.embed(part) for part in parts])
 
     def _as_words(self, states: Tensor) -> Tensor:
-        """States [t, H] as long as a word's vector. The last layer's are many times longer: read as they are, they
-        would drown what the layers add to them, and little is learned from memory (docs/log.md)."""
-        return (nn.functional.normalize(states.float(), dim=1) * self.word_norm).to(self.dtype)
+        """States [t, H] as a language model can read them: the words' mean vector, and from there in the state's
+        direction by a part of the distance that words have. The last layer's states are many times longer than words,
+        and far from their mean: read as they are, little is learned from them (docs/log.md)."""
+        step = nn.functional.normalize(states.float(), dim=1) * (NEARER * self.word_spread)
+        return (self.word_mean + step).to(self.dtype)
 
     def generate(
         self, readings: Sequence[Reading], adapter: str | None, *, most: int, ends: Sequence[int], pad: int, **more: Any

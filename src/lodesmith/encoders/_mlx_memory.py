@@ -25,7 +25,7 @@ from lodesmith.encoders._memory_folder import (
     read_parts,
     write_folder,
 )
-from lodesmith.encoders._memory_model import ADAPTERS
+from lodesmith.encoders._memory_model import ADAPTERS, NEARER
 from lodesmith.encoders._mlx_language import Adapter, Cache, MLXLanguageModel, padded
 
 try:
@@ -85,7 +85,8 @@ class MLXMemoryModel:
             raise ConfigError(f"lora does not fit the model: rank {self.rank}, dropout {self.dropout}", "correct it")
         words = language_model.embed(mx.arange(language_model.config.words)).astype(mx.float32)
         self.word_norm = mx.linalg.norm(words, axis=1).mean().item()
-        """Mean length of the vocabulary's vectors, to which states are brought that are read in the place of words."""
+        self.word_mean = words.mean(axis=0)
+        self.word_spread = mx.linalg.norm(words - self.word_mean, axis=1).mean().item()
         self.parameters = self._new()
 
     @classmethod
@@ -137,7 +138,7 @@ class MLXMemoryModel:
                 own[f"{name}.lora_A"] = mx.random.uniform(-reach, reach, (self.rank, taken))
                 own[f"{name}.lora_B"] = mx.zeros((given, self.rank))
             made[adapter] = own
-        drawn = self._long(mx.random.normal((self.count + 1, self.dimension)))
+        drawn = _direction(mx.random.normal((self.count + 1, self.dimension))) * self.word_norm
         made[OWN] = {"memory": drawn[:-1], "mark": drawn[-1:]}
         mx.eval(made)
         return made
@@ -247,15 +248,14 @@ class MLXMemoryModel:
         model, arrays = self.language_model, [mx.array(part) for part in parts]
         return mx.concatenate(
             [
-                self._long(own).astype(model.dtype) if mx.issubdtype(own.dtype, mx.floating) else model.embed(own)
+                self._as_words(own).astype(model.dtype) if mx.issubdtype(own.dtype, mx.floating) else model.embed(own)
                 for own in arrays
             ]
         )
 
-    def _long(self, states: mx.array) -> mx.array:
-        """States [t, H] as long as a word's vector."""
-        wide = states.astype(mx.float32)
-        return wide / mx.maximum(mx.linalg.norm(wide, axis=1, keepdims=True), 1e-12) * self.word_norm
+    def _as_words(self, states: mx.array) -> mx.array:
+        """States [t, H] as `MemoryModel` reads them."""
+        return self.word_mean + _direction(states) * (NEARER * self.word_spread)
 
     def answer_losses(self, readings: Sequence[Reading], answers: Sequence[Any], adapter: str | None) -> mx.array:
         """−log p of every token of the answers, one answer after another: float32 [total].
@@ -309,6 +309,12 @@ class MLXMemoryModel:
             inputs = model.embed(mx.array(read)[:, None])
             mask = mx.ones((len(found), 1), mx.bool_)
         return found
+
+
+def _direction(states: mx.array) -> mx.array:
+    """States [t, H] at length 1, in float32."""
+    wide = states.astype(mx.float32)
+    return wide / mx.maximum(mx.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 def _adapted(maps: Mapping[str, Any], layers: Any) -> list[str]:

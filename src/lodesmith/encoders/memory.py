@@ -30,7 +30,7 @@ from lodesmith.encoders._memory_folder import (
     open_folder,
     save_folder,
 )
-from lodesmith.encoders._memory_model import ADAPTERS, MemoryModel
+from lodesmith.encoders._memory_model import ADAPTERS, NEARER, MemoryModel
 from lodesmith.encoders._memory_prompt import PromptPieces
 from lodesmith.encoders._memory_tower import MemoryTower
 from lodesmith.encoders._packing import batches
@@ -151,7 +151,7 @@ class MemoryEncoder(nn.Module):
                 "config": plain({key: value for key, value in config if key not in VOLATILE}),
                 "tokenizer": fingerprint([self._words, self.tokenizer.bos_token_id, self.ends]),
                 "template": str(getattr(self.tokenizer, "chat_template", None) or ""),
-                "reads": "at the length of words",
+                "reads": ["from the words' mean", NEARER],
                 "settings": plain([own.rate, own.document_length, dict(own.lora), own.prompt, own.separator]),
             }
         )

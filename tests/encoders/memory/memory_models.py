@@ -46,10 +46,15 @@ def memory(encoder: MemoryEncoder, texts: list[str]) -> np.ndarray[Any, np.dtype
 
 
 def row_of(model: Any, parts: list[Tensor]) -> Tensor:
-    """What a model reads of a prompt's parts: words' vectors, and states brought to the mean length of these."""
+    """What a model reads of a prompt's parts: words' vectors, and states' directions from the mean of these."""
     words = model.get_input_embeddings()
     with torch.no_grad():
-        long = words(torch.arange(len(words.weight))).norm(dim=1).mean()
+        every = words(torch.arange(len(words.weight)))
+    mean = every.mean(0)
+    far = 0.3 * (every - mean).norm(dim=1).mean()
     return torch.cat(
-        [part / part.norm(dim=1, keepdim=True) * long if part.is_floating_point() else words(part) for part in parts]
+        [
+            mean + part / part.norm(dim=1, keepdim=True) * far if part.is_floating_point() else words(part)
+            for part in parts
+        ]
     )

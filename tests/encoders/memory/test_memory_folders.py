@@ -86,8 +86,8 @@ def test_a_changed_file_is_refused(saved: Path) -> None:
         MemoryEncoder(saved)
     extra.unlink()
     for damage in (
-        {"format": 1},
-        {"format": 3},
+        {"format": 2},
+        {"format": 4},
         {"settings": {"pace": 1}},
         {"settings": {"rate": 0}},
         {"base": None},

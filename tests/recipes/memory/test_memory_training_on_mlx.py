@@ -30,6 +30,7 @@ from lodesmith.encoders._mlx_through import seed  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
 
 STAGES = range(3)
+LR = 2e-3
 
 
 def training(dataset: Path, base: Path, out: Path, arrays: str, dropout: float, **more: Any) -> Training:
@@ -37,7 +38,7 @@ def training(dataset: Path, base: Path, out: Path, arrays: str, dropout: float, 
         "engine.arrays": arrays,
         "encoder.lora": {"rank": 2, "alpha": 4, "dropout": dropout},
         "data.limit": 12,
-        **{f"stages.{stage}.optim.lr": 2e-3 for stage in STAGES},
+        **{f"stages.{stage}.optim.lr": LR for stage in STAGES},
         **{f"stages.{stage}.epochs": 1 for stage in STAGES},
     }
     return memory_worlds.training(dataset, base, out, **settings | more)
@@ -56,8 +57,10 @@ def test_every_step_of_all_stages_is_that_of_torch(
     a, b = tensors(tmp_path / "mlx/model"), tensors(tmp_path / "torch/model")
     for part in (*ADAPTERS, "own"):
         assert a[part].keys() == b[part].keys()
-        for name, own in a[part].items():
-            torch.testing.assert_close(own, b[part][name], atol=2e-3, rtol=1e-2)
+        for name, own in a[part].items():  # Adam makes a step of a gradient of nothing, in either direction
+            torch.testing.assert_close(own, b[part][name], atol=3 * LR, rtol=1e-2)
+            far = ~torch.isclose(own, b[part][name], atol=LR, rtol=1e-2)
+            assert int(far.sum()) <= 1
     begun = [read_json(tmp_path / name / "manifest.json")["begun"] for name in ("torch", "mlx")]
     assert begun[0] == begun[1]
 

@@ -99,12 +99,13 @@ class MemoryModel(nn.Module):
         parts = [torch.arange(start, min(start + _SLICE, count)) for start in range(0, count, _SLICE)]
 
         def read(ids: Tensor) -> Tensor:
-            return self.embed(ids.to(self.language_model.device)).float()
+            return self.embed(ids.to(device)).float()
 
+        device = self.language_model.device
         self.word_norm = sum(float(read(ids).norm(dim=1).sum()) for ids in parts) / count
-        mean = torch.stack([read(ids).double().sum(0) for ids in parts]).sum(0) / count
-        self.register_buffer("word_mean", mean.float(), persistent=False)
-        self.word_spread = sum(float((read(ids) - mean.float()).norm(dim=1).sum()) for ids in parts) / count
+        mean = torch.stack([read(ids).sum(0) for ids in parts]).sum(0) / count
+        self.register_buffer("word_mean", mean, persistent=False)
+        self.word_spread = sum(float((read(ids) - mean).norm(dim=1).sum()) for ids in parts) / count
 
     def _new(self, count: int, device: torch.device) -> Tensor:
         """New token vectors, as long as a word's: [count, H], float32."""

@@ -20,9 +20,9 @@ from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
 from lodesmith.recipes.answering import Plan, answer_dataset
-from lodesmith.recipes.quickstart_clara import MEASURE, follow
+from lodesmith.recipes.quickstart_clara import FULL, MEASURE, follow
 from lodesmith.recipes.train import plan
-from lodesmith.recipes.world import PROMPT, Sizes, write_world
+from lodesmith.recipes.world import Sizes, write_world
 from lodesmith.reports.tables import comparison_text
 
 QUESTIONS = ["simple", "complex"]
@@ -38,17 +38,13 @@ DOCUMENTS = 16
 
 
 def trained(folder: Path, data: Path, base: Path, rate: int, way: Mapping[str, Any], seed: int) -> Path:
-    """A run in its folder, gone on with where it was."""
-    overrides = {
-        "data": str(data),
-        "base": str(base),
-        "seed": seed,
-        "encoder.rate": rate,
-        "encoder.prompt": PROMPT,
+    """A run in its folder, gone on with where it was; set as the quickstart sets it but for the way."""
+    own = FULL.overrides(data, base, rate, seed)
+    overrides = {name: value for name, value in own.items() if not name.startswith("stages.2.")} | {
         "stages.0.objective.kinds": way["kinds"],
         "stages.0.objective.mse": way["mse"],
+        "stages.0.objective.together": way["rows"],
         "stages.0.batch_size": DOCUMENTS * way["rows"],
-        "evaluation.split": "none",
     }
     source = str(Path(__file__).with_suffix(".yaml"))
     follow(plan(source, overrides, out=folder, resume="auto", reported=False).events())

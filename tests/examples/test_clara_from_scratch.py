@@ -118,6 +118,8 @@ def test_ablations_compare_each_way_after_either_stage(
         systems = {Evaluation.load(file).system for file in files}
         assert systems == {f"{way}, stage 1", f"{way}, stages 1 and 2"}
         assert f"seed 0, {way}: [" in told
+        for evaluation in map(Evaluation.load, files):
+            assert f"{evaluation.system}: {evaluation.measures['CoverEM'].mean:.3f} (0.000)" in told
     before = sha256_folder(tmp_path / "out" / "paraphrases, seed 0" / "model")
     run(examples / "clara_ablations.py", tmp_path / "out", tmp_path / "quick", "--seeds", 1)
     assert sha256_folder(tmp_path / "out" / "paraphrases, seed 0" / "model") == before

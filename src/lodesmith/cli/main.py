@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     _escape_what_the_terminal_cannot_show()
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s"):
+    for noisy in ("httpx", "urllib3", "filelock", "sentence_transformers", "transformers", "bm25s", "bitsandbytes"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     keep_freed()

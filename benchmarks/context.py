@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import interleaved, medians, peak_memory, write
+from lodesmith.encoders.small import small_llama, word_tokenizer
 
 DOCUMENTS = 5
 RATES = (4, 16)
@@ -27,29 +28,11 @@ Prompt = tuple[Any, list[Any], str | None]
 
 def base(folder: Path, *, width: int, layers: int, heads: int = 8) -> Path:
     """A language model of random weights whose every word is a token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {word: at for at, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(WORDS))])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    words = {word: at for at, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(WORDS))])}
+    tokenizer = word_tokenizer(words, "<pad>")
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    small_llama(tokenizer, width=width, layers=layers, heads=heads, longest=8192).save_pretrained(folder)
     return folder
 
 

@@ -4,8 +4,8 @@
 
 QUICKSTART is a folder of `lode quickstart clara`, whose reader is taken; the world is made anew, with N documents for
 the first stage, a third as many for the second, and the same to test on. Each way goes through the first two stages,
-with 16 documents a step, and answers the test questions after either. Differences are paired by question. What is
-finished is kept, so that two processes can share the seeds (`--first 1 --seeds 1` beside `--seeds 1`) once the
+the first with 16 documents a step, and answers the test questions after either. Differences are paired by question.
+What is finished is kept, so that two processes can share the seeds (`--first 1 --seeds 1` beside `--seeds 1`) once the
 dataset is there, and `--seeds 3` afterwards compares all.
 """
 
@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lodesmith.core.errors import InputError
+from lodesmith.core.files import read_object
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Evaluation
 from lodesmith.evaluation.compare import compare
@@ -30,14 +32,29 @@ from lodesmith.reports.tables import comparison_text
 
 QUESTIONS = ["simple", "complex"]
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "questions": {"kinds": QUESTIONS, "mse": 0.1, "rows": 12},
-    "questions, no distance": {"kinds": QUESTIONS, "mse": 0.0, "rows": 12},
-    "questions and paraphrases": {"kinds": [*QUESTIONS, "paraphrase"], "mse": 0.1, "rows": 13},
+    "questions": {"kinds": QUESTIONS, "mse": 0.1, "rows": 10},
+    "questions, no distance": {"kinds": QUESTIONS, "mse": 0.0, "rows": 10},
+    "questions and paraphrases": {"kinds": [*QUESTIONS, "paraphrase"], "mse": 0.1, "rows": 11},
     "paraphrases": {"kinds": ["paraphrase"], "mse": 0.1, "rows": 1},
 }
-"""What the first stage asks; `rows` examples has a document of it."""
+"""What the first stage asks; `rows` examples has a document of it in the mean (one in three is half as long)."""
 DOCUMENTS = 16
-"""Documents of a step."""
+"""Documents of a step of the first stage, in the mean, so that every way takes as many steps."""
+TOGETHER = 13
+"""Examples that read a document together, at most: all that it has."""
+
+
+def world(place: Path, documents: int) -> Dataset:
+    """The dataset of a folder, made where it is not whole yet.
+
+    Raises:
+        InputError: there is one of another size.
+    """
+    if not (place / "columns" / "candidates.meta.json").is_file():  # what is written last
+        return write_world(place, Sizes(documents, documents // 3))
+    if (found := read_object(place / "dataset.json")["sizes"]["documents"]) != documents:
+        raise InputError(f"the dataset there has {found} documents, not {documents}", "give another OUT", path=place)
+    return Dataset.load(place)
 
 
 def trained(folder: Path, data: Path, base: Path, rate: int, way: Mapping[str, Any], seed: int) -> Path:
@@ -46,7 +63,7 @@ def trained(folder: Path, data: Path, base: Path, rate: int, way: Mapping[str, A
     overrides = {name: value for name, value in own.items() if not name.startswith("stages.2.")} | {
         "stages.0.objective.kinds": way["kinds"],
         "stages.0.objective.mse": way["mse"],
-        "stages.0.objective.together": way["rows"],
+        "stages.0.objective.together": TOGETHER,
         "stages.0.batch_size": DOCUMENTS * way["rows"],
     }
     source = str(Path(__file__).with_suffix(".yaml"))
@@ -77,11 +94,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=16, help="of compression (16)")
     given = parser.parse_args()
     place = given.out / "dataset"
-    data = (
-        Dataset.load(place)
-        if (place / "dataset.json").is_file()
-        else write_world(place, Sizes(given.documents, given.documents // 3))
-    )
+    data = world(place, given.documents)
     base = given.quickstart / "reader" / "model"
     over_seeds: dict[str, list[float]] = defaultdict(list)
     for seed in range(given.first, given.first + given.seeds):

@@ -28,21 +28,28 @@ from lodesmith.core.files import atomic_folder, read_json, write_json
 from lodesmith.core.records import Dataset, Query
 from lodesmith.data.importing import import_paths
 from lodesmith.data.supervision import Example, examples
-from lodesmith.encoders._memory_prompt import PROMPT
+from lodesmith.encoders.small import small_llama, tokenizer_of
+from lodesmith.evaluation.answers import contiguous
 from lodesmith.objectives.language import Language
 from lodesmith.recipes.answering import Plan, answer_dataset
 from lodesmith.recipes.generating import question_dataset
 from lodesmith.recipes.train import plan
 from lodesmith.retrieval.bm25 import BM25
 
+PROMPT = "Background:\n{documents}\n\nQuestion: {question}\nAnswer:"
+"""How the language model learns to be asked, and is asked."""
 WAYS = ("closed", "text", "text-truncated", "stage1", "stage2", "full")
 
 
 def dataset_of(path: Path, out: Path, words: int) -> Dataset:
     """The dataset at a path, imported where it is none yet, with questions that have answers."""
     if not (path / "corpus.jsonl").is_file():
-        if not (out / "corpus.jsonl").is_file():
+        own, told = {"path": str(path.resolve()), "words": words}, out.with_suffix(".json")
+        if not told.is_file():
             print(import_paths([path], out, words=words).to_text(), flush=True)
+            write_json(told, own)
+        elif read_json(told) != own:
+            raise InputError(f"{read_json(told)} was imported, not {own}", "give another OUT", path=out)
         path = out
     data = Dataset.load(path)
     asked = any(query.answers for query in data.queries.values())
@@ -73,7 +80,8 @@ def given_questions(file: Path, data: Dataset) -> list[Example]:
         except (ValueError, TypeError, KeyError):
             raise InputError("a line is no object with `question` and `answers`", path=file, line=number) from None
         ranked = lexical.search({"": f"{question} {' '.join(answers)}"}, len(data.documents))[""]
-        able = [key for key, _ in ranked if any(answer in data.documents[key].content for answer in answers)]
+        keys = dict.fromkeys([*(key for key, _ in ranked), *data.documents])  # BM25 leaves out what shares no word
+        able = [key for key in keys if contiguous(data.documents[key].content, answers)]
         if not able:
             raise InputError("no document has an answer", "correct the question", path=file, line=number)
         found.append(Example("qa", question, answers, (able[0],)))
@@ -97,7 +105,6 @@ def write_split(data: Dataset, sides: Mapping[str, list[Example]], folder: Path)
 def language_model(folder: Path, data: Dataset, steps: int, length: int) -> Path:
     """A tokenizer and a Llama of their own, trained on documents with questions and answers as they will be asked."""
     from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     own = {"data": data.fingerprint, "steps": steps, "length": length}
     if (folder / "made.json").is_file() and read_json(folder / "made.json") == own:
@@ -106,23 +113,9 @@ def language_model(folder: Path, data: Dataset, steps: int, length: int) -> Path
     learned = ByteLevelBPETokenizer()
     asked = [f"{query.text} {query.answers[0]}" for query in data.queries_of("train").values()]
     learned.train_from_iterator(texts + asked, vocab_size=4000, special_tokens=["<pad>", "<s>", "</s>"])
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned._tokenizer, **special)
+    tokenizer = tokenizer_of(learned._tokenizer)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config)
+    model = small_llama(tokenizer)
     objective, draw = Language(model), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     split = data.split("train")
@@ -190,6 +183,7 @@ def main() -> None:
         "base": base,
         "encoder.rate": given.rate,
         "encoder.document_length": given.length,
+        "encoder.prompt": PROMPT,
         "evaluation.split": "none",
         **{f"stages.{stage}.batch_size": 16 for stage in range(3)},
         **{f"stages.{stage}.objective.documents": 2 for stage in (1, 2)},

@@ -128,3 +128,28 @@ def _tokenizer(words: Sequence[str], pad: bool, bos: bool) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=256, **named
     )
+
+
+def quantised(place: Path) -> dict[str, Path]:
+    """A Llama of width 128, which blocks of 64 weights divide: `plain`, and by bitsandbytes with `8` and `4` bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+    plain = build(place / "plain", "llama")
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, **ids, initializer_range=0.1)).save_pretrained(plain)
+    ways = {
+        "8": BitsAndBytesConfig(load_in_8bit=True),
+        "4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
+    }
+    found = {"plain": plain}
+    for bits, settings in ways.items():
+        found[bits] = place / bits
+        AutoModelForCausalLM.from_pretrained(plain, quantization_config=settings, device_map="cpu").save_pretrained(
+            found[bits]
+        )
+        tokenizer.save_pretrained(found[bits])
+    return found

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +20,7 @@ from lodesmith.core.protocols import Generated, Prompt
 from lodesmith.core.records import Dataset, Document
 from lodesmith.data._answers import Pair
 from lodesmith.data._asking import QuestionRules
-from lodesmith.data.questions import INSTRUCTION, QuestionGenerator, annotate, load_prompts
+from lodesmith.data.questions import INSTRUCTION, QuestionGenerator, Verifier, annotate, load_prompts
 
 TEXT = (
     "The bridge over the river was built by Ada Lind in 1912. It is made of steel and has 24 arches. "
@@ -134,6 +135,68 @@ def test_a_document_and_its_kinds() -> None:
     assert made.rejects == {"duplicate": 1, "answer-not-in-document": 1, "surplus": 1, "unparsed": 1}
     assert (empty.rows, empty.rejects) == ([], {"empty-document": 1})
     assert script.asked == 3
+
+
+class Reader(Scripted):
+    """Answers questions on the bridge, one of them otherwise than it was answered before."""
+
+    replies: ClassVar[dict[str, str]] = {
+        "Who built": "It was built by ada Lind, in 1912.",
+        "When was": "unknown",
+        "How many": "24 arches",
+        "Why did": "since the ferry sank the town had no way to cross",
+        "Why was": "for the money",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt: next(told for part, told in self.replies.items() if part in prompt))
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"reader": 1})
+
+
+def test_what_is_answered_otherwise_is_rejected() -> None:
+    answers = {
+        "short questions": json_lines(
+            ("When was the bridge built?", "1912"),
+            ("Who built the bridge over the river?", "Ada Lind"),
+            ("How many arches has the bridge?", "24"),
+        ),
+        "two or more facts": json_lines(
+            ("Why did the council pay for the bridge?", "the ferry sank, the town had no other way"),
+            ("Why was the ferry replaced by a bridge?", "the old ferry sank"),
+        ),
+        "in other words": PARAPHRASE,
+    }
+    script = Scripted(lambda prompt: next(text for part, text in answers.items() if part in prompt))
+    prompts, reader = load_prompts(["simple", "complex", "paraphrase"]), Reader()
+    writer = QuestionGenerator(script, prompts, per_document=2, verifier=Verifier(reader))
+    made, empty = writer.generate([DOCUMENT, Document("e", "Title only", " ")])
+    assert [(row["kind"], row["question"]) for row in made.rows] == [
+        ("simple", "Who built the bridge over the river?"),
+        ("simple", "How many arches has the bridge?"),  # it takes the place of the one that was rejected
+        ("complex", "Why did the council pay for the bridge?"),
+        ("paraphrase", INSTRUCTION),
+    ]
+    assert made.rejects == {"answered-otherwise": 2}
+    assert (reader.asked, empty.rejects) == (5, {"empty-document": 1})
+    assert writer.verified(3) == 3 * 2 * 2
+    without = QuestionGenerator(script, prompts, per_document=2)
+    assert [len(drafts.rows) for drafts in without.generate([DOCUMENT])] == [5]
+    assert without.verified(3) == 0
+    assert writer.made_by != without.made_by != QuestionGenerator(script, prompts, verifier=Verifier(script)).made_by
+
+
+def test_a_question_is_asked_again_with_as_much_as_its_writer_saw() -> None:
+    seen: list[str] = []
+    script = Scripted(lambda prompt: json_lines(("Who crosses the river there?", "bridge")))
+    reader = Scripted(lambda prompt: seen.append(prompt) or "the bridge")
+    writer = QuestionGenerator(script, load_prompts(["simple"]), document_words=5, verifier=Verifier(reader))
+    assert [len(drafts.rows) for drafts in writer.generate([DOCUMENT])] == [1]
+    assert "Passage: The bridge over the river\n" in seen[0]
+    assert "Title: The bridge\n" in seen[0]
+    assert "Question: Who crosses the river there?\n" in seen[0]
 
 
 def test_a_long_document_is_shown_in_part() -> None:

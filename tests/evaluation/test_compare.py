@@ -47,6 +47,27 @@ def test_the_figures_of_a_pair() -> None:
     assert comparison.systems == ("weak", "strong", "same")
 
 
+def test_planned_pairs_alone_are_corrected_for() -> None:
+    whole = compare([WEAK, STRONG, SAME])
+    planned = compare([WEAK, SAME, STRONG], planned=[("strong", "weak")])
+    (pair,) = planned.pairs
+    assert replace(whole.pair("strong", "weak"), p_holm=pair.p_holm, family=pair.family) == pair
+    assert (pair.p_holm, pair.family) == (pair.p, "nDCG@10, 1 pair")
+    assert pair.p_holm < whole.pair("strong", "weak").p_holm
+    other = replace(STRONG, dataset="e"), replace(SAME, dataset="e")
+    two = compare([WEAK, STRONG, SAME, *other], planned=[("weak", "strong"), ("strong", "same")])
+    assert [(p.a, p.b, p.dataset) for p in two.pairs] == [
+        ("weak", "strong", "d"),
+        ("strong", "same", "d"),
+        ("strong", "same", "e"),
+    ]
+    assert two.pairs[0].difference == -pair.difference
+    with pytest.raises(InputError, match="'strang' is not among the systems"):
+        compare([WEAK, STRONG], planned=[("strang", "weak")])
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare([WEAK, STRONG], planned=[])
+
+
 def test_each_pair_is_the_same_in_any_company_and_order() -> None:
     alone = compare([WEAK, STRONG]).pairs[0]
     third = of("third", noisy(0.2, 5))

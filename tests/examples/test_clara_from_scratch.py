@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import sha256_folder
 from lodesmith.core.records import Dataset, Document
 from lodesmith.core.results import Evaluation
 from lodesmith.data.world import World
+from lodesmith.evaluation.answers import contiguous
+from lodesmith.recipes.recipe import load
 from lodesmith.recipes.world import Reader, Sizes, _new_reader, write_world
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -31,6 +32,11 @@ def run(script: Path, *arguments: object) -> None:
         runpy.run_path(str(script), run_name="__main__")
     finally:
         sys.argv = kept
+
+
+def written(*folders: Path) -> dict[Path, int]:
+    """When each file was made; a file that is written again is another."""
+    return {file: file.stat().st_ino for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 @pytest.fixture
@@ -57,11 +63,14 @@ def test_a_text_becomes_answers_and_a_second_run_changes_nothing(
     assert not {q.text for q in data.queries_of("train").values()} & {q.text for q in data.queries_of("test").values()}
     ((_, judged),) = data.split("asked").items()
     assert all("Dover" in data.documents[document].content for document in judged)
-    before = [sha256_folder(out / name) for name in ("base", "run/model")]
+    before = written(out / "imported", out / "base", out / "run")
     assert "asked, run, full: " in capsys.readouterr().out
     run(examples / "clara_from_scratch.py", out, text, *given)
-    assert [sha256_folder(out / name) for name in ("base", "run/model")] == before
-    assert "language model:" not in capsys.readouterr().out
+    assert written(out / "imported", out / "base", out / "run") == before
+    for other in ((text.rename(tmp_path / "other.txt"), *given), (text, *given, "--words", 30)):
+        with pytest.raises(InputError, match="was imported, not"):
+            run(examples / "clara_from_scratch.py", out, *other)
+    assert written(out / "imported", out / "base", out / "run") == before
 
 
 @pytest.mark.parametrize(
@@ -99,17 +108,34 @@ def test_each_of_them_has_its_answer_in_the_paper(collections: Path, tmp_path: P
     script: dict[str, Any] = runpy.run_path(str(examples / "clara_from_scratch.py"))
     found = script["given_questions"](examples / "questions_on_attention.jsonl", Dataset.load(tmp_path / "paper"))
     assert len(found) == 20
+    data = Dataset.load(tmp_path / "paper")
+    for example in found:
+        (document,) = example.relevant
+        assert contiguous(data.documents[document].content, example.answers), example
+
+
+def test_a_number_is_sought_as_a_word(tmp_path: Path, examples: Path) -> None:
+    documents = [
+        Document("a", "", "Each layer has 2048 units and 16 layers there are."),
+        Document("b", "", "6 heads read, whatever."),
+    ]
+    file = tmp_path / "asked.jsonl"
+    file.write_text('{"question": "How many layers are there?", "answers": ["6"]}', encoding="utf-8")
+    script: dict[str, Any] = runpy.run_path(str(examples / "clara_from_scratch.py"))
+    (found,) = script["given_questions"](file, Dataset.of(documents, [], {}, name="numbers"))
+    assert found.relevant == ("b",)
 
 
 def test_ablations_compare_each_way_after_either_stage(
-    tmp_path: Path, examples: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, examples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = Sizes(documents=12, instructed=4, facts=4, about=2, dev=4, test=4, forms=1, candidates=4)
     write_world(tmp_path / "out" / "dataset", sizes)
     model, tokenizer = _new_reader(World(), Reader(width=32, layers=1, heads=2), 0)
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "quick" / "reader" / "model")
-    run(examples / "clara_ablations.py", tmp_path / "out", tmp_path / "quick", "--seeds", 1)
+    given = (tmp_path / "out", tmp_path / "quick", "--seeds", 1, "--documents")
+    run(examples / "clara_ablations.py", *given, 12)
     told = capsys.readouterr().out
     assert "stages 1 and 2" in told
     ways = ("questions", "questions, no distance", "questions and paraphrases", "paraphrases")
@@ -120,6 +146,17 @@ def test_ablations_compare_each_way_after_either_stage(
         assert f"seed 0, {way}: [" in told
         for evaluation in map(Evaluation.load, files):
             assert f"{evaluation.system}: {evaluation.measures['CoverEM'].mean:.3f} (0.000)" in told
-    before = sha256_folder(tmp_path / "out" / "paraphrases, seed 0" / "model")
-    run(examples / "clara_ablations.py", tmp_path / "out", tmp_path / "quick", "--seeds", 1)
-    assert sha256_folder(tmp_path / "out" / "paraphrases, seed 0" / "model") == before
+    recipes = [load(tmp_path / "out" / f"{way}, seed 0" / "recipe.yaml").model_dump(mode="json") for way in ways]
+    first = {"stages.0.batch_size": [160, 160, 176, 16], "stages.0.objective.mse": [0.1, 0.0, 0.1, 0.1]}
+    asked, again = ["simple", "complex"], ["paraphrase"]
+    first["stages.0.objective.kinds"] = [asked, asked, asked + again, again]
+    for recipe, size, mse, kinds in zip(recipes, *first.values(), strict=True):
+        stage = recipe["stages"][0]
+        assert (stage.pop("batch_size"), stage["objective"].pop("mse")) == (size, mse)
+        assert stage["objective"].pop("kinds") == kinds
+    assert all(recipe == recipes[0] for recipe in recipes)  # nothing else differs
+    before = written(tmp_path / "out")
+    run(examples / "clara_ablations.py", *given, 12)
+    assert written(tmp_path / "out") == before
+    with pytest.raises(InputError, match="has 12 documents, not 13"):
+        run(examples / "clara_ablations.py", *given, 13)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from lodesmith.core.columns import Column, names
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.protocols import Generator, Prompt
 from lodesmith.core.records import Dataset
+from lodesmith.data import questions
 from lodesmith.recipes.generating import (
     DEFAULT_MODEL,
     GeneratorSettings,
@@ -113,6 +115,32 @@ def test_cloze_questions(tmp_path: Path) -> None:
         "0": ["Ada Lind"], "1": ["Otto Berg"], "2": ["Eva Holm"]
     }  # fmt: skip
     assert told["counts"] == {"done": 3, "rows": 3, "kept-cloze": 3}
+
+
+def test_a_language_model_verifies_unless_it_is_told_not_to(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Any] = []
+    real = questions.QuestionGenerator.__init__
+    monkeypatch.setattr(
+        questions.QuestionGenerator,
+        "__init__",
+        lambda self, *given, **named: built.append(named["verifier"]) or real(self, *given, **named),
+    )
+    work = Work(dry_run=True, limit=2, max_new_tokens=2)
+    found = [
+        question_dataset(folder, str(model), work),
+        question_dataset(folder, str(model), work, asked=QuestionSettings(verify="none")),
+        question_dataset(folder, "cloze", work),
+        question_dataset(folder, "cloze", work, asked=QuestionSettings(verify=str(model))),
+        question_dataset(folder, "echo", work),
+    ]
+    assert [told["verified_at_most"] for told in found] == [2 * 2 * 3, 0, 0, 2 * 3, 0]
+    assert [verifier is not None for verifier in built] == [True, False, False, True, False]
+    assert built[0].generator.fingerprint == built[3].generator.fingerprint
+    for spelling in ("cloze", "feedback:bm25"):
+        with pytest.raises(ConfigError, match="answers no questions"):
+            question_dataset(folder, "echo", work, asked=QuestionSettings(verify=spelling))
 
 
 def test_a_dry_run_writes_nothing_and_forecasts(folder: Path, model: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.files import read_json, sha256_folder
 from lodesmith.core.progress import Progress, listen
-from lodesmith.core.results import Evaluation
+from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.recipes import quickstart_clara
 from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
 from lodesmith.recipes.world import Reader, Sizes
@@ -69,6 +69,25 @@ def test_it_tells_what_it_does(done: tuple[Clara, list[str], list[Progress]]) ->
         assert word in page
     assert all(evaluation.system in found.table for evaluation in found.evaluations)
     json.dumps(found.to_json())
+    ranked = Comparison.load(found.out / "retrieval.json")
+    planned = [(f"rate-{rate}, full", f"rate-{rate}, stage2-ranked") for rate in TINY.rates]
+    assert [(pair.a, pair.b) for pair in ranked.pairs] == planned * len(POOLS)
+    assert {pair.measure for pair in ranked.pairs} == {"R@1"}
+    assert "R@1 of rate-4, full against rate-4, stage2-ranked on world, normal pool: " in page
+
+
+def test_what_looked_wrong_in_a_training_is_told(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    """Two steps do not teach a reader."""
+    found, said, _ = done
+    page = (found.out / "report.html").read_text()
+    told = [line for line in said if line.startswith("reader, one form, step ")]
+    assert ["ended before accuracy" in line for line in told] == [True]
+    assert told[0] in page
+
+
+def test_controls_have_a_rate_that_is_there() -> None:
+    with pytest.raises(ConfigError, match="controls are measured at one of the rates"):
+        Scale(rates=(4, 64))
 
 
 def test_what_is_done_is_not_done_again(done: tuple[Clara, list[str], list[Progress]]) -> None:

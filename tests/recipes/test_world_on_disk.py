@@ -202,6 +202,20 @@ def test_a_world_with_too_few_names_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "world").exists()
 
 
+@pytest.mark.parametrize("sizes", [{"openings": -1}, {"openings": 99}, {"relations": 0}, {"relations": 9}])
+def test_sizes_that_cannot_be(sizes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="documents cannot have"):
+        Sizes(**sizes)
+
+
+def test_a_document_has_no_more_relations_than_its_world(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a document has 3 relations, and the world 2"):
+        write_world(tmp_path, Sizes(relations=3), world=World(relations=2))
+    with pytest.raises(ConfigError, match="a document has 3 relations, and the world 2"):
+        next(reader_events(tmp_path, Sizes(relations=3), world=World(relations=2)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_shipped_sizes_have_names_enough() -> None:
     sizes = Sizes()
     assert World().held_out >= (sizes.dev + sizes.test + sizes.forms) * sizes.about

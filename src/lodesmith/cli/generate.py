@@ -74,6 +74,10 @@ def questions(  # noqa: PLR0913, PLR0917 - the options of the verb
     ] = None,
     per_document: Annotated[int, typer.Option(min=1, help="the most questions of a kind for a document")] = 3,
     document_words: Annotated[int, typer.Option(min=1, help="words of a document that are shown")] = 300,
+    verify: Annotated[
+        str | None,
+        typer.Option(help="a model that must answer each question alike, or none; the model itself where not given"),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="documents judged relevant in this split; all where not given")
     ] = None,
@@ -93,8 +97,9 @@ def questions(  # noqa: PLR0913, PLR0917 - the options of the verb
     """Write questions with answers about each document into columns/questions.jsonl. Interrupted, the same command
     continues.
 
-    Answers must stand in the document, questions must not copy it, and near-duplicates are dropped; each reason of a
-    rejection is counted. `cloze` needs no model: sentences of the document with a name or number blanked.
+    Answers must stand in the document, questions must not copy it, near-duplicates are dropped, and a model is asked
+    each question again with the document, to answer it alike; each reason of a rejection is counted. `cloze` needs no
+    model: sentences of the document with a name or number blanked.
 
     Example: lode data questions my-dataset --with cloze --per-document 2
 
@@ -107,7 +112,7 @@ def questions(  # noqa: PLR0913, PLR0917 - the options of the verb
     wanted = [kind.strip() for kind in (kinds or "").split(",") if kind.strip()]
     with progress():
         info = question_dataset(
-            folder, generator, work, settings, QuestionSettings(wanted, per_document, document_words)
+            folder, generator, work, settings, QuestionSettings(wanted, per_document, document_words, verify)
         )
     show(as_json, info, _forecast(info) if dry_run else _report(info, "documents"))
 
@@ -132,6 +137,8 @@ def _forecast(info: dict[str, Any]) -> str:
         f"about {_duration(info['seconds'])}: a sample of {info['sample']['prompts']} "
         f"took {info['sample']['seconds']:.2f} s",
     ]
+    if verified := info.get("verified_at_most"):
+        lines.append(f"and up to {verified:,} short answers to verify questions, which are not timed")
     if memory is not None:
         lines.append(f"about {memory / 2**30:.2f} GiB for weights and a full batch's keys and values")
     if example := info["example"]:

@@ -62,12 +62,13 @@ class QuestionRules:
             "copied-sentence": lambda: kind != "cloze" and contains(source, asked),
             "refers-to-passage": lambda: kind != "cloze" and bool(_REFERS.search(pair.question)),
             "answer-in-question": lambda: any(contains(asked, normalised(answer)) for answer in pair.answers),
-            "answer-not-in-document": lambda: not all(self._supported(a, kind, source) for a in pair.answers),
+            "answer-not-in-document": lambda: not all(self.supported(a, kind, source) for a in pair.answers),
             "other-language": lambda: not same_language(pair.question, document),
         }
         return next((reason for reason, holds in checks.items() if holds()), "")
 
-    def _supported(self, answer: str, kind: str, source: str) -> bool:
+    def supported(self, answer: str, kind: str, source: str) -> bool:
+        """Whether an answer stands in a normalised text, or, of a complex question, most of its words do."""
         part = normalised(answer)
         if contains(source, part):
             return True

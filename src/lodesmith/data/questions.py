@@ -22,12 +22,16 @@ from lodesmith.data._writing import excerpt, normalised
 from lodesmith.data.duplicates import near_duplicates
 from lodesmith.data.prompting import PromptFile, shipped
 
-__all__ = ["INSTRUCTION", "KINDS", "Drafts", "QuestionGenerator", "QuestionRules", "annotate"]
+__all__ = ["INSTRUCTION", "KINDS", "Drafts", "QuestionGenerator", "QuestionRules", "Verifier", "annotate"]
 
-KINDS = ("simple", "complex", "paraphrase", "cloze")
+PARAPHRASE = "paraphrase"
+KINDS = ("simple", "complex", PARAPHRASE, "cloze")
+_UNANSWERED = "answered-otherwise"
 PLACEHOLDERS = ("title", "text", "count")
 INSTRUCTION = "What does this document say, in other words?"
 """The question of a paraphrase: one and the same, since its answer is the document again."""
+
+_ANSWER_TOKENS = 64
 
 _NEAR = 0.8  # Jaccard similarity of word pairs, from which two questions are one
 _SHINGLE = 2
@@ -43,6 +47,42 @@ class Drafts:
     rejects: Mapping[str, int]
 
 
+class Verifier:
+    """Asks a language model each question again, with its document: round-trip consistency (Alberti et al. 2019,
+    arXiv 1906.05416). What it does not answer as it was answered is rejected.
+
+    Args:
+        generator: who answers; it may be the one that wrote the questions.
+        prompt: what it is asked, with the placeholders `text` and `question`, and `title` where it is wanted.
+    """
+
+    def __init__(self, generator: Generator, prompt: PromptFile | None = None) -> None:
+        self.generator = generator
+        self.prompt = prompt or PromptFile.load(shipped("answer"), ("title", "text", "question"), ("text", "question"))
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Everything that decides what is rejected, as JSON."""
+        return {"generator": self.generator.fingerprint, "prompt": self.prompt.text, "tokens": _ANSWER_TOKENS}
+
+    def agrees(self, asked: Sequence[tuple[Document, str, Row]], rules: QuestionRules) -> list[bool]:
+        """Whether each question is answered as it was.
+
+        Args:
+            asked: a document, as much of it as is shown, and a row on it.
+            rules: how much of a `complex` answer must be there; any other must stand in the reply as it is.
+        """
+        prompts = [
+            self.prompt.fill({"title": document.title, "text": shown, "question": row["question"]})
+            for document, shown, row in asked
+        ]
+        replies = self.generator.generate(prompts, max_new_tokens=_ANSWER_TOKENS)
+        return [
+            any(rules.supported(answer, row["kind"], normalised(reply)) for answer in row["answers"])
+            for reply, (_, _, row) in zip(replies, asked, strict=True)
+        ]
+
+
 class QuestionGenerator:
     """Writes questions with answers, and paraphrases, about documents.
 
@@ -54,6 +94,7 @@ class QuestionGenerator:
         max_new_tokens: the most tokens of an answer to a prompt.
         document_words: a document is shown to the generator up to here.
         rules: what a question must be.
+        verifier: who must answer each question as it was answered; None for nobody. Paraphrases are not asked.
 
     Raises:
         ConfigError: there is no such kind.
@@ -68,6 +109,7 @@ class QuestionGenerator:
         max_new_tokens: int = 512,
         document_words: int = 300,
         rules: QuestionRules | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         for kind in prompts:
             if kind not in KINDS:
@@ -76,6 +118,7 @@ class QuestionGenerator:
             raise ConfigError(f"{per_document} questions on {document_words} words cannot be made", "give at least 1")
         self.generator, self.templates, self.rules = generator, dict(prompts), rules or QuestionRules()
         self.per_document, self.max_new_tokens, self.document_words = per_document, max_new_tokens, document_words
+        self.verifier = verifier
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -87,6 +130,7 @@ class QuestionGenerator:
             "max_new_tokens": self.max_new_tokens,
             "document_words": self.document_words,
             "rules": {**asdict(self.rules), "near": _NEAR, "instruction": INSTRUCTION},
+            **({"verifier": self.verifier.made_by} if self.verifier else {}),
         }
 
     def prompts(self, documents: Sequence[Document]) -> list[Prompt]:
@@ -100,6 +144,11 @@ class QuestionGenerator:
     def _shown(self, document: Document) -> str:
         return excerpt(document.text, self.document_words)
 
+    def verified(self, documents: int) -> int:
+        """The most questions on so many documents that the verifier is asked, if no document has more than wanted."""
+        kinds = sum(kind != PARAPHRASE for kind in self.templates)
+        return documents * kinds * self.per_document if self.verifier else 0
+
     def generate(self, documents: Sequence[Document]) -> list[Drafts]:
         """Rows and rejects of each document; near-duplicates across documents are not sought here."""
         full = [document for document in documents if document.text.strip()]
@@ -108,22 +157,53 @@ class QuestionGenerator:
         for at, document in enumerate(full):
             answers = texts[at * len(self.templates) : (at + 1) * len(self.templates)]
             made[document.id] = self._judge(document, dict(zip(self.templates, answers, strict=True)))
-        return [made.get(document.id) or Drafts([], {"empty-document": 1}) for document in documents]
+        verified = self._verified(full, made)
+        return [
+            self._cut(found) if (found := verified.get(document.id)) else Drafts([], {"empty-document": 1})
+            for document in documents
+        ]
+
+    def _verified(self, documents: Sequence[Document], made: Mapping[str, Drafts]) -> Mapping[str, Drafts]:
+        """Without the questions that the verifier does not answer as they were answered."""
+        if self.verifier is None:
+            return made
+        asked = [
+            (document, self._shown(document), row)
+            for document in documents
+            for row in made[document.id].rows
+            if row["kind"] != PARAPHRASE
+        ]
+        agreed = self.verifier.agrees(asked, self.rules)
+        lost = {id(row) for (_, _, row), agrees in zip(asked, agreed, strict=True) if not agrees}
+        found = {}
+        for key, own in made.items():
+            kept = [row for row in own.rows if id(row) not in lost]
+            gone = {_UNANSWERED: len(own.rows) - len(kept)} if len(kept) < len(own.rows) else {}
+            found[key] = Drafts(kept, {**own.rejects, **gone})
+        return found
+
+    def _cut(self, made: Drafts) -> Drafts:
+        """So many of each kind."""
+        rows, counts = [], Counter[str]()
+        for row in made.rows:
+            counts[row["kind"]] += 1
+            if counts[row["kind"]] <= self.per_document:
+                rows.append(row)
+        surplus = {"surplus": len(made.rows) - len(rows)} if len(rows) < len(made.rows) else {}
+        return Drafts(rows, {**made.rejects, **surplus})
 
     def _judge(self, document: Document, answers: Mapping[str, str]) -> Drafts:
         rows: list[Row] = []
         rejects: Counter[str] = Counter()
         seen: set[str] = set()
         for kind, text in answers.items():
-            if kind == "paraphrase":
+            if kind == PARAPHRASE:
                 told, reason = self.rules.paraphrase(text, self._shown(document))
                 found = [(Pair(INSTRUCTION, (" ".join(told.split()),)), reason)]
             else:
                 found = list(self._questions(text, kind, document, seen))
             rejects.update(reason for _, reason in found if reason)
-            kept = [pair for pair, reason in found if not reason]
-            rejects.update({"surplus": len(kept[self.per_document :])} if kept[self.per_document :] else {})
-            rows += [_row(pair, kind) for pair in kept[: self.per_document]]
+            rows += [_row(pair, kind) for pair, reason in found if not reason]
         return Drafts(rows, rejects)
 
     def _questions(self, text: str, kind: str, document: Document, seen: set[str]) -> Iterator[tuple[Pair, str]]:

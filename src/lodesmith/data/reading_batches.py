@@ -17,7 +17,7 @@ from lodesmith.core.records import Document
 from lodesmith.data._position import Position
 from lodesmith.data.supervision import LANGUAGE, Example
 
-__all__ = ["ReadingBatches"]
+__all__ = ["ReadingBatches", "packed"]
 
 Ids = Callable[[str], torch.Tensor]
 """A text → its token ids, int64 [l]."""
@@ -188,8 +188,8 @@ class ReadingBatches(Position):
         return {
             "examples": len(own),
             "query_ids": torch.from_numpy(numbers.astype(np.int64)),
-            "questions": _packed([self._question_ids(example.question) for example in own]),
-            "answers": _packed([self._answer_ids(answer) for answer in answers]),
+            "questions": packed([self._question_ids(example.question) for example in own]),
+            "answers": packed([self._answer_ids(answer) for answer in answers]),
             **self._documents(keys),
             **(self._choosing(own, listed, places) if self.candidates else {"of": torch.from_numpy(places)}),
         }
@@ -214,13 +214,13 @@ class ReadingBatches(Position):
         return {
             "candidates": torch.from_numpy(places),
             "relevant": torch.from_numpy(relevant),
-            "asked": _packed([self._asked_ids(example.question) for example in own]),
+            "asked": packed([self._asked_ids(example.question) for example in own]),
         }
 
     def _documents(self, keys: Sequence[str]) -> dict[str, Any]:
         numbers = torch.tensor([self._numbers[key] for key in keys], dtype=torch.int64)
         if self._memory is None:
-            return {"documents": _packed([self._text_ids(key) for key in keys]), "document_ids": numbers}
+            return {"documents": packed([self._text_ids(key) for key in keys]), "document_ids": numbers}
         made = np.array(self._memory(keys), np.float32)
         if made.ndim != 3 or len(made) != len(keys):
             raise InputError(f"the memory of {len(keys)} documents must be [{len(keys)}, t, H], not {list(made.shape)}")
@@ -231,7 +231,7 @@ def _shuffled(keys: Sequence[str], rng: np.random.Generator) -> list[str]:
     return [keys[at] for at in rng.permutation(len(keys))]
 
 
-def _packed(texts: Sequence[torch.Tensor]) -> Packed:
+def packed(texts: Sequence[torch.Tensor]) -> Packed:
     """Token ids of texts, one behind the other, and where each begins."""
     lengths = torch.tensor([0, *map(len, texts)])
     ids = torch.cat(list(texts)) if texts else torch.zeros(0, dtype=torch.int64)

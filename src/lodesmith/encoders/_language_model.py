@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,14 @@ def mixes_rows(model: Any) -> bool:
 
 
 def _keep_as_read(model: Any) -> None:
-    """Leave 4-bit weights as they are: on some CPUs bitsandbytes packs them anew for kernels that it fetches, where
-    nothing is learned, and they would be others then, by their digest."""
+    """Leave weights as they are. Those of 4 bits bitsandbytes packs anew on some CPUs, for kernels that it fetches,
+    where nothing is learned, and they would be others then, by their digest. Those of 8 bits it moves at the first
+    product, which several threads may come to at once; it is done here."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if getattr(getattr(module, "weight", None), "CB", None) is not None:
+            module.init_8bit_state()
 
 
 def _checked(folder: Path) -> dict[str, Any]:
@@ -84,6 +88,9 @@ def _checked(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise InputError("not a language model: it has no config.json", _CHOOSE, path=folder)
     config = read_object(folder / "config.json")
+    if isinstance(config.get("quantization"), Mapping):  # of mlx-lm; transformers writes quantization_config alone
+        do = "train over the model as it was before; `encoders._mlx_language` reads this one"
+        raise InputError("it is quantised by mlx-lm, and MLX alone reads it", do, path=folder / "config.json")
     if "auto_map" in config:
         raise InputError("the model brings code of its own, which is never run", _CHOOSE, path=folder / "config.json")
     if (folder / "adapter_config.json").is_file():

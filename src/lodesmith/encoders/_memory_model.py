@@ -114,7 +114,8 @@ class MemoryModel(nn.Module):
     @staticmethod
     def _adapted(language_model: Any, settings: Mapping[str, Any]) -> Any:
         """The model with its adapters, as peft wraps it."""
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns at every product
+        if (told := logging.getLogger("bitsandbytes")).level == logging.NOTSET:
+            told.setLevel(logging.ERROR)  # peft imports it, and it warns at every product
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:

@@ -261,8 +261,7 @@ class MemoryEncoder(nn.Module):
                 values[group] = self.model.compressed(own).memory.cpu().numpy()
 
         with self._evaluating(), self.model.using(adapter):
-            most = self.batch_tokens
-            budget = most if most == 1 else budget_of(sum(lengths), most, self.device)
+            budget = budget_of(sum(lengths), self.batch_tokens, self.device)
             groups = list(batches(lengths, budget, padded=True))
             each_on_one_core(fill, groups, self.device, short=sum(lengths) < FEWEST_TOKENS)
         return values

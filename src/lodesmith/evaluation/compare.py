@@ -18,7 +18,7 @@ from lodesmith.evaluation.hits import Floats
 from lodesmith.evaluation.measures import parse
 from lodesmith.evaluation.significance import SAME, bootstrap_means, detectable, holm, interval, randomisation_p, t_p
 
-__all__ = ["compare", "recommend"]
+__all__ = ["compare", "figures", "recommend"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def compare(
     permutations: int = 10_000,
     seed: int = 0,
     alpha: float = 0.05,
+    planned: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
     """Compare systems pair by pair on each dataset, paired by query.
 
@@ -48,10 +49,12 @@ def compare(
         permutations: of the randomisation test.
         seed: of bootstrap and randomisation.
         alpha: the level that `significant` is decided at, after the correction.
+        planned: the pairs (a, b) that were to be compared before anything was measured; None for every pair. Each
+            dataset compares those of them that it has, and the correction runs over these alone.
 
     Raises:
         InputError: two evaluations of one system on one dataset; evaluations of one dataset with other splits, queries
-            or contents; a measure that is missing or not finite; no pair at all; an unknown baseline.
+            or contents; a measure that is missing or not finite; no pair at all; an unknown baseline or planned system.
         ConfigError: the spelling is no measure.
     """
     measure = measure if measure in answers.MEASURES else str(parse(measure))
@@ -59,9 +62,12 @@ def compare(
     systems = tuple(dict.fromkeys(evaluation.system for evaluation in evaluations))
     if baseline is not None and baseline not in systems:
         raise InputError(f"the baseline {baseline!r} is not among the systems", did_you_mean(baseline, list(systems)))
+    for name in (name for pair in planned or () for name in pair):
+        if name not in systems:
+            raise InputError(f"{name!r} is not among the systems", did_you_mean(name, list(systems)))
     order = [*dict.fromkeys([baseline or systems[0], *systems])] if systems else []
     test = _Test(measure, permutations, seed)
-    pairs = [pair for dataset, found in table.items() for pair in test.pairs(dataset, found, order)]
+    pairs = [pair for dataset, found in table.items() for pair in test.pairs(dataset, found, order, planned)]
     if not pairs:
         raise InputError("there is nothing to compare", "give evaluations of at least two systems on one dataset")
     if len(pairs) / (permutations + 1) > alpha:
@@ -109,9 +115,20 @@ class _Test:
     permutations: int
     seed: int
 
-    def pairs(self, dataset: str, found: Mapping[str, Evaluation], order: Sequence[str]) -> list[Pair]:
-        """All pairs on one dataset, uncorrected; of each two systems the later one in `order` is `a`."""
+    def pairs(
+        self,
+        dataset: str,
+        found: Mapping[str, Evaluation],
+        order: Sequence[str],
+        planned: Sequence[tuple[str, str]] | None,
+    ) -> list[Pair]:
+        """All pairs on one dataset, or the planned ones, uncorrected; of each two systems the later one in `order` is
+        `a`, of planned ones the first."""
         names = [name for name in order if name in found]
+        if planned is not None:
+            planned = [(a, b) for a, b in planned if a in found and b in found]
+            named = {name for pair in planned for name in pair}
+            names = [name for name in names if name in named]
         if len(names) < 2:
             return []
         queries = sorted(found[names[0]].per_query)
@@ -119,9 +136,8 @@ class _Test:
             raise InputError(f"{dataset!r} has {len(queries)} judged queries", "a comparison needs at least two")
         values = {name: self._values(found[name], queries) for name in names}
         means = dict(zip(names, bootstrap_means(list(values.values()), seed=self.seed).T, strict=True))
-        return [
-            self._pair((a, b), dataset, values[a] - values[b], means[a] - means[b]) for b, a in combinations(names, 2)
-        ]
+        both = [(a, b) for b, a in combinations(names, 2)] if planned is None else planned
+        return [self._pair((a, b), dataset, values[a] - values[b], means[a] - means[b]) for a, b in both]
 
     def _values(self, evaluation: Evaluation, queries: Sequence[str]) -> Floats:
         where = f"the evaluation of {evaluation.system!r} on {evaluation.dataset!r}"
@@ -259,14 +275,15 @@ class _Evidence:
     def figures(self, a: str, b: str) -> str:
         """Difference, interval and p on each dataset, in words."""
         several = len(self.table) > 1
-        return "; ".join(_figures(pair) + (f" on {pair.dataset}" if several else "") for pair in self.pairs(a, b))
+        return "; ".join(figures(pair) + (f" on {pair.dataset}" if several else "") for pair in self.pairs(a, b))
 
     def note(self, system: str, chosen: str) -> str:
         """How a system stands to the chosen one."""
         return f"{system} against {chosen}: {self.figures(system, chosen)}"
 
 
-def _figures(pair: Pair) -> str:
+def figures(pair: Pair) -> str:
+    """The difference, its interval and p, in words."""
     difference, low, high = (value + 0.0 for value in (pair.difference, pair.low, pair.high))  # −0 prints as 0
     p = "< 0.001" if pair.p_holm < 0.001 else f"= {pair.p_holm:.3f}"
     return f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], p {p} after Holm"

@@ -15,7 +15,7 @@ from lodesmith.core.registry import find
 from lodesmith.recipes.mining import check_name
 
 if TYPE_CHECKING:
-    from lodesmith.data.questions import QuestionGenerator
+    from lodesmith.data.questions import QuestionGenerator, Verifier
     from lodesmith.data.traces import TraceGenerator
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 TRACE_TOKENS, QUESTION_TOKENS = 160, 512
-_FEEDBACK, _CLOZE, _ECHO = "feedback", "cloze", "echo"
+_FEEDBACK, _CLOZE, _ECHO, _NOBODY = "feedback", "cloze", "echo", "none"
 _SAMPLE = 16  # prompts that are timed for a forecast, at most
 _COUNTED = 256  # and prompts whose tokens are counted
 
@@ -77,11 +77,14 @@ class QuestionSettings:
         kinds: of questions; where not given `cloze` of the generator of that name, and of others all the rest.
         per_document: the most of a kind for a document.
         document_words: a document is shown up to here.
+        verify: the generator that must answer each question, from its document, as it was answered; `none` for
+            nobody. Where not given it is the generator itself, if it is a language model of transformers.
     """
 
     kinds: Sequence[str] = ()
     per_document: int = 3
     document_words: int = 300
+    verify: str | None = None
 
 
 def open_generator(
@@ -206,7 +209,7 @@ def question_dataset(
     forecast it.
 
     Raises:
-        ConfigError: a kind is unknown, or the generator does not write it.
+        ConfigError: a kind is unknown, or the generator does not write it; who is to verify answers no questions.
         InputError: the dataset, the prompt file or the model cannot be used.
     """
     from lodesmith.data import questions
@@ -216,9 +219,11 @@ def question_dataset(
     check_name(name)
     prompts = questions.load_prompts(_kinds(generator, asked.kinds), work.prompt)
     dataset = Dataset.load(folder)
+    opened = open_generator(generator, dataset, settings, per_document=asked.per_document)
     writer = questions.QuestionGenerator(
-        open_generator(generator, dataset, settings, per_document=asked.per_document),
+        opened,
         prompts,
+        verifier=_verifier(opened, asked.verify, dataset, settings),
         per_document=asked.per_document,
         max_new_tokens=work.max_new_tokens or QUESTION_TOKENS,
         document_words=asked.document_words,
@@ -229,6 +234,21 @@ def question_dataset(
     with_note = {"with": generator}
     info = questions.annotate(dataset, writer, split=work.split, limit=work.limit, name=name, note=with_note)
     return _told(folder, name, info, start)
+
+
+def _verifier(
+    generator: Generator, spelling: str | None, dataset: Dataset, settings: GeneratorSettings | None
+) -> Verifier | None:
+    from lodesmith.data.questions import Verifier
+    from lodesmith.generators.hf import CausalLM
+
+    if spelling == _NOBODY:
+        return None
+    if spelling is None:
+        return Verifier(generator) if isinstance(generator, CausalLM) else None
+    if spelling == _CLOZE or (spelling.partition(":")[0] == _FEEDBACK and not Path(spelling).exists()):
+        raise ConfigError(f"{spelling!r} answers no questions", f"give a model, or --verify {_NOBODY}")
+    return Verifier(open_generator(spelling, dataset, settings))
 
 
 def _kinds(generator: str, kinds: Sequence[str]) -> Sequence[str]:
@@ -245,7 +265,8 @@ def _forecast_questions(writer: QuestionGenerator, dataset: Dataset, work: Work)
     from lodesmith.data import questions
 
     ids = questions.choose(dataset, work.split, work.limit)
-    return forecast(writer.generator, writer.prompts([dataset.documents[key] for key in ids]), writer.max_new_tokens)
+    told = forecast(writer.generator, writer.prompts([dataset.documents[key] for key in ids]), writer.max_new_tokens)
+    return told | {"verified_at_most": writer.verified(len(ids))}
 
 
 def _told(folder: Path | str, name: str, info: dict[str, Any], start: float) -> dict[str, Any]:

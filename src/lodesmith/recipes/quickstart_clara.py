@@ -4,14 +4,14 @@ them at several rates, trained in three stages and asked beside what they are he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lodesmith import __version__
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.events import Event, Step
 from lodesmith.core.files import locked, read_json, read_object, write_text
 from lodesmith.core.progress import tell
@@ -29,6 +29,10 @@ _TEXTS = ("closed", "text", "text-truncated")
 _STAGES = ("stage1", "stage2", "stage2-ranked", "full")
 _CONTROLS = ("random", "shuffled")
 MEASURE = "CoverEM"
+FOUND = "R@1"
+"""What the last stage is to raise."""
+PERMUTATIONS = 50_000
+"""Every pair of some twenty systems on two pools is compared: so many are needed for Holm's correction over all."""
 POOLS: tuple[Kind, ...] = ("oracle", "normal")
 
 
@@ -45,6 +49,9 @@ class Scale:
         epochs: of each stage.
         lr: of each stage.
         lora: of the adapters.
+
+    Raises:
+        ConfigError: controls at a rate that is not among the rates.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -55,6 +62,10 @@ class Scale:
     epochs: tuple[int, int, int] = (3, 2, 1)
     lr: tuple[float, float, float] = (1e-3, 5e-4, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
+
+    def __post_init__(self) -> None:
+        if self.controls not in self.rates:
+            raise ConfigError(f"controls are measured at one of the rates {self.rates}, not at {self.controls}")
 
     def overrides(self, dataset: Path, base: Path, rate: int, seed: int) -> dict[str, Any]:
         """What the recipe `clara` is told of it."""
@@ -229,22 +240,41 @@ class _Job:
         self.steps.once(f"answer at rate {rate}, {pool} pool", own, work, products=self._files(rate, pool))
 
     def _conclude(self) -> Clara:
-        from lodesmith.evaluation.compare import compare
+        from lodesmith.evaluation.compare import compare, figures
         from lodesmith.reports.page import render
         from lodesmith.reports.tables import comparison_text
 
         found = [
             Evaluation.load(file) for pool in POOLS for rate in self.scale.rates for file in self._files(rate, pool)
         ]
-        comparison: Comparison = compare(found, measure=MEASURE, baseline=f"rate-{self.scale.rates[0]}, text")
+        baseline = f"rate-{self.scale.rates[0]}, text"
+        comparison: Comparison = compare(found, measure=MEASURE, baseline=baseline, permutations=PERMUTATIONS)
         comparison.save(self.out / "comparison.json")
+        stages = [(f"rate-{rate}, full", f"rate-{rate}, stage2-ranked") for rate in self.scale.rates]
+        ranked = compare(found, measure=FOUND, planned=stages)
+        ranked.save(self.out / "retrieval.json")
         notes = [
             f"{self.dataset!r}",
             f"lodesmith {__version__}, seed {self.seed}",
             f"All steps together took {self.steps.seconds():.0f} s.",
+            *(f"{FOUND} of {p.a} against {p.b} on {p.dataset}: {figures(p)}" for p in ranked.pairs),
+            *self._warnings(),
         ]
+        for note in notes[3:]:
+            self.say(note)
         write_text(self.out / "report.html", render("Answers from memory tokens", found, comparison, notes=notes))
         return Clara(self.out, comparison_text(found, comparison), tuple(found), self.steps.seconds())
+
+    def _warnings(self) -> list[str]:
+        """What looked wrong in the trainings."""
+        from lodesmith.training.metrics import read_lenient
+
+        found = []
+        for folder in (self.out / "reader", *(self._run(rate) for rate in self.scale.rates)):
+            for row in read_lenient(folder / "metrics.jsonl")[0]:
+                if row["event"] == "warning":
+                    found.append(f"{folder.name}, {row['stage']}, step {row['step']:,}: {row['message']}")
+        return found
 
 
 def _train(name: str, overrides: dict[str, Any], folder: Path) -> None:
@@ -256,12 +286,8 @@ def _train(name: str, overrides: dict[str, Any], folder: Path) -> None:
         raise InputError(f"the training at {name} did not finish", f"delete {folder} and run the command again")
 
 
-def follow(events: Iterable[Event]) -> Sequence[Event]:
-    """Go through a training, telling how far it is; returns what else happened than steps."""
-    others = []
+def follow(events: Iterable[Event]) -> None:
+    """Go through a training, telling how far it is."""
     for event in events:
         if isinstance(event, Step):
             tell(f"train {event.stage}", event.step, event.steps, "steps")
-        else:
-            others.append(event)
-    return others

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Training", "finished", "forecast", "plan"]
 
+_NAMED = {"begun": "model before training"}
+"""How what identifies a run is told."""
+
 
 def plan(
     source: str,
@@ -171,8 +174,8 @@ class Training:
             for name, value in self.learner.identity().items():
                 if begun.get(name) != value:
                     raise ResumeError(
-                        f"{self.out}: the {name} is not what the run was begun with (other weights, or another "
-                        "precision on this machine)",
+                        f"{self.out}: the {_NAMED.get(name, name)} is not what the run was begun with (other weights, "
+                        "another version of lodesmith, or another precision on this machine)",
                         "start a new run in another folder",
                     )
         if not self.resume or not any((self.out / "checkpoints").glob("step-*")):

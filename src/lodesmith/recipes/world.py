@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.columns import ColumnWriter
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.events import Event
 from lodesmith.core.files import atomic_folder
 from lodesmith.core.records import Dataset, Document, Query
@@ -18,12 +19,15 @@ from lodesmith.data.world import (
     NEW_QUESTIONS,
     NEW_STATEMENTS,
     NEW_STEPS,
+    OPENINGS,
     QUESTIONS,
+    RELATIONS,
     STATEMENTS,
     STEPS,
     Fact,
     World,
 )
+from lodesmith.encoders.small import small_llama, word_tokenizer
 from lodesmith.recipes.learners._ranks import ranks
 
 if TYPE_CHECKING:
@@ -65,6 +69,9 @@ class Sizes:
         asked: questions on each of these documents; on those to train on all are asked.
         read: documents that a question is answered from.
         candidates: documents that a question of train or dev is asked among.
+
+    Raises:
+        ConfigError: more openings or relations than there are, or fewer than none.
     """
 
     documents: int = 12000
@@ -80,6 +87,13 @@ class Sizes:
     read: int = 1
     candidates: int = 20
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.openings <= len(OPENINGS) and 1 <= self.relations <= len(RELATIONS)):
+            raise ConfigError(
+                f"documents cannot have {self.openings} openings a sentence and {self.relations} relations",
+                f"0 to {len(OPENINGS)} openings, 1 to {len(RELATIONS)} relations",
+            )
+
 
 def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: World | None = None) -> Dataset:
     """Write the dataset: documents to learn to compress, with questions and a paraphrase of each in the column
@@ -94,9 +108,9 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
         world: of what there is to say.
 
     Raises:
-        ConfigError: the world has too few names.
+        ConfigError: the world has too few names, or fewer relations than a document.
     """
-    sizes, world = sizes or Sizes(), world or World()
+    sizes, world = _together(sizes, world)
     documents, queries = [], []
     taken: dict[bool, set[str]] = {True: set(), False: set()}
     judged: dict[str, dict[str, dict[str, int]]] = {}
@@ -133,6 +147,14 @@ def write_world(folder: Path, sizes: Sizes | None = None, seed: int = 0, world: 
     return _with_candidates(Dataset.load(folder), folder, sizes.candidates)
 
 
+def _together(sizes: Sizes | None, world: World | None) -> tuple[Sizes, World]:
+    """Sizes and a world that has so many relations."""
+    sizes, world = sizes or Sizes(), world or World()
+    if sizes.relations > world.relations:
+        raise ConfigError(f"a document has {sizes.relations} relations, and the world {world.relations}")
+    return sizes, world
+
+
 def _with_candidates(dataset: Dataset, folder: Path, count: int) -> Dataset:
     """The documents that BM25 finds for the questions of train and dev, in the column `candidates`: these are learned
     from, and validated, among documents like those that others are measured among. Those of train are asked among
@@ -163,7 +185,7 @@ def _facts(world: World, draw: Random, sizes: Sizes, split: str, taken: Mapping[
         max(1, round(share * sizes.about)),
         held_out=held_out,
         taken=taken[held_out],
-        relations=min(sizes.relations, world.relations),
+        relations=sizes.relations,
     )
     taken[held_out].update(fact.name for fact in facts)
     return facts
@@ -193,31 +215,11 @@ class Reader:
 def _new_reader(world: World, reader: Reader, seed: int) -> tuple[Any, Any]:
     """A model of random weights and its tokenizer."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = {word: number for number, word in enumerate(world.vocabulary)}
-    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    tokenizer = word_tokenizer(words, "<unk>")
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words),
-            hidden_size=reader.width,
-            intermediate_size=3 * reader.width,
-            num_hidden_layers=reader.layers,
-            num_attention_heads=reader.heads,
-            num_key_value_heads=reader.heads,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            pad_token_id=words["<pad>"],
-            bos_token_id=words["<s>"],
-            eos_token_id=words["</s>"],
-        )
-    )
+    model = small_llama(tokenizer, width=reader.width, layers=reader.layers, heads=reader.heads)
     return model, tokenizer
 
 
@@ -231,7 +233,7 @@ def reader_events(
     from lodesmith.training import fit, record
     from lodesmith.training.engine import TorchEngine
 
-    sizes, reader, world = sizes or Sizes(), reader or Reader(), world or World()
+    reader, (sizes, world) = reader or Reader(), _together(sizes, world)
     model, tokenizer = _new_reader(world, reader, seed)
     stages = list(_stages(model, tokenizer.get_vocab(), sizes, reader, seed, world))
     happenings = fit(
@@ -262,8 +264,7 @@ def _stages(
     for number, level in enumerate(plan):
         last = number == len(plan) - 1
         settings = {"vocabulary": words, "batch_size": reader.batch, "seed": seed}
-        settings |= {"about": sizes.about, "openings": sizes.openings}
-        settings |= {"relations": min(sizes.relations, world.relations)}
+        settings |= {"about": sizes.about, "openings": sizes.openings, "relations": sizes.relations}
         new = settings | {"seed": seed + 1}  # lessons like these, and none of them
         lessons = Lessons(world, plan, number, length=50, shard=ranks(), **settings)  # type: ignore[arg-type]
         optim = {"lr": reader.lr, "betas": (0.9, 0.98), "schedule": "cosine" if last else "constant", "warmup": 50}

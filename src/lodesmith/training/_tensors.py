@@ -12,10 +12,12 @@ from lodesmith.core.errors import ConfigError
 
 
 def named_tensors(objectives: Sequence[nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors by name, those that stages or layers share only once."""
+    """Tensors by name, those that stages or layers share only once. Some modules make tensors for their state alone
+    (bitsandbytes' `weight_format`): all are held until the end, so that no new one is taken for one before it."""
+    states = [objective.state_dict(keep_vars=True) for objective in objectives]
     seen: set[int] = set()
-    for number, objective in enumerate(objectives):
-        for name, tensor in objective.state_dict(keep_vars=True).items():
+    for number, (objective, state) in enumerate(zip(objectives, states, strict=True)):
+        for name, tensor in state.items():
             if not isinstance(tensor, torch.Tensor):
                 raise ConfigError(f"{type(objective).__name__} keeps {name!r} in its state, which is no tensor")
             if id(tensor) not in seen:

@@ -226,6 +226,7 @@ def test_what_is_no_causal_language_model(folder: Path, tmp_path: Path, tiny: Ca
     refused("LlamaModel", "config.json", lambda own: own | {"architectures": ["LlamaModel"]})
     refused("code of its own", "config.json", lambda own: own | {"auto_map": {"AutoModelForCausalLM": "own.Model"}})
     refused("no causal language model", "config.json", lambda own: own | {"model_type": ["x"]})
+    refused("quantised by mlx-lm", "config.json", lambda own: own | {"quantization": {"bits": 4, "group_size": 64}})
     refused("missing or misshapen", "config.json", lambda own: own | {"num_hidden_layers": 3})
     refused("does not load", "config.json", lambda own: own | {"vocab_size": 40})
 

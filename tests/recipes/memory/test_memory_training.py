@@ -303,6 +303,33 @@ def test_an_answer_is_cut_where_its_document_is(dataset: Path, base: Path, tmp_p
     assert batch["answers"]["ids"][-1] == planned.learner.encoder.tokenizer.eos_token_id  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("read", [1, 2])
+def test_the_validation_loss_is_that_of_each_answer_alone(
+    read: int, dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = training(dataset, base, tmp_path / "run", **{"stages.1.objective.documents": read})
+    encoder = planned.learner.encoder  # type: ignore[attr-defined]
+    encoder.model.eval()
+    measured = planned.learner.validation(planned.recipe.stages[1])  # type: ignore[attr-defined]
+    found = measured()["loss"]
+    documents = planned.learner.dataset.documents  # type: ignore[attr-defined]
+    texts = [documents[key].content for pool in measured._pools for key in pool[:read]]
+    memory = torch.from_numpy(encoder.encode(texts).values).reshape(-1, read, encoder.count, encoder.dimension)
+    losses = []
+    for own, example in zip(memory, measured._examples, strict=True):
+        reading = encoder.reading(list(own), encoder.question_ids(example.question))
+        gold = encoder.answer_ids(example.answers[0])
+        with torch.no_grad():
+            losses += encoder.model.answer_losses([reading], [gold], "decoder").tolist()
+    assert found == pytest.approx(np.mean(losses), rel=2e-4)  # the frozen compressor's memory is kept in 16 bits
+    together = []
+    real = encoder.model.answer_losses
+    monkeypatch.setattr(encoder.model, "answer_losses", lambda r, *more: together.append(len(r)) or real(r, *more))
+    monkeypatch.setattr(encoder, "batch_tokens", 1)  # as where a batch decides what a text becomes
+    assert measured()["loss"] == pytest.approx(found, rel=1e-6)
+    assert set(together) == {1}
+
+
 def test_so_is_a_gold_answer_that_is_validated(
     dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

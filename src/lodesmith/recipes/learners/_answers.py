@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lodesmith.core.records import Query
 from lodesmith.core.vectors import Vectors
+from lodesmith.data.reading_batches import packed
 from lodesmith.data.supervision import Example, pools
 from lodesmith.evaluation.answers import answer_measures, normalised
 from lodesmith.similarity.aligned import aligned_rows
@@ -34,8 +36,6 @@ POOL = 20
 """Documents among which a question's own are sought."""
 MOST = 32
 """Tokens of an answer."""
-_TOGETHER = 16
-"""Answers whose loss is computed at once."""
 
 
 class Answers:
@@ -108,7 +108,8 @@ class Answers:
         for k in (1, 3, 5):
             hits = [_recall(own[:k], example.relevant) for own, example in zip(orders, asked, strict=True)]
             found[f"R@{k}"] = fmean(hits)
-        return found | {LOSS: self._loss(read)}
+        of = [[places[key] for key in own[: self.settings["documents"]]] for own in listed]
+        return found | {LOSS: self._loss(torch.from_numpy(rows), of)}
 
     def _compressed(self, keys: Sequence[str]) -> Vectors:
         encoder = self.learner.encoder
@@ -118,21 +119,22 @@ class Answers:
         rows = np.asarray(self.memory(keys), np.float32).reshape(-1, encoder.dimension)
         return Vectors(rows, np.arange(len(keys) + 1, dtype=np.int64) * encoder.count, tuple(keys))
 
-    def _loss(self, read: Sequence[Sequence[NDArray[np.floating]]]) -> float:
-        """The first gold answers' loss, read from the same memory."""
-        encoder, total, count = self.learner.encoder, 0.0, 0
-        for start in range(0, len(read), _TOGETHER):
-            some = slice(start, start + _TOGETHER)
-            readings = [
-                encoder.reading([torch.from_numpy(np.array(own)) for own in memory], encoder.question_ids(e.question))
-                for memory, e in zip(read[some], self._examples[some], strict=True)
-            ]
-            golds = [encoder.answer_ids(e.answers[0], self.learner.longest_answer) for e in self._examples[some]]
-            answers = [gold.to(encoder.device) for gold in golds]
-            with torch.no_grad():
-                losses = encoder.model.answer_losses(readings, answers, "decoder")
-            total, count = total + float(losses.sum()), count + len(losses)
-        return total / count
+    def _loss(self, memory: Tensor, of: Sequence[Sequence[int]]) -> float:
+        """The first gold answers' loss.
+
+        Args:
+            memory: [n, t, H].
+            of: the rows of memory that each question reads.
+        """
+        encoder, longest = self.learner.encoder, self.learner.longest_answer
+        read = torch.full((len(of), max(map(len, of), default=0)), -1)
+        for row, own in zip(read, of, strict=True):
+            row[: len(own)] = torch.tensor(own)
+        questions = packed([encoder.question_ids(e.question) for e in self._examples])
+        answers = packed([encoder.answer_ids(e.answers[0], longest) for e in self._examples])
+        with torch.no_grad():
+            answers["ids"] = answers["ids"].to(encoder.device)
+            return float(self.learner.tower.losses(memory.to(encoder.device), read, questions, answers).mean())
 
     def _ordered(self, queries: Vectors, memory: Vectors) -> list[list[str]]:
         """Each pool, the best document first; ties by id, descending."""

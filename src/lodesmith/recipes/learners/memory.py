@@ -52,11 +52,12 @@ class Memory(Alone["MemoryEncoder"]):
 
     def identity(self) -> dict[str, str]:
         """The fingerprint of the model as it was before training."""
-        _ = self._tower  # what cannot train is refused before anything is written
+        _ = self.tower  # what cannot train is refused before anything is written
         return {"begun": self._begun}
 
     @cached_property
-    def _tower(self) -> MemoryTower:
+    def tower(self) -> MemoryTower:
+        """What trains."""
         from lodesmith.encoders.memory import MemoryTower
 
         _ = self._begun  # before anything changes
@@ -68,7 +69,7 @@ class Memory(Alone["MemoryEncoder"]):
 
     def encoders(self) -> dict[str, nn.Module | None]:
         """The model, which compresses, asks and answers."""
-        return {"encoder": self._tower, "document_encoder": None}
+        return {"encoder": self.tower, "document_encoder": None}
 
     # --------------------------------------------------------------------- batches
 
@@ -133,7 +134,7 @@ class Memory(Alone["MemoryEncoder"]):
         from lodesmith.training.optim import sort_names
 
         frozen = {group.match for group in stage.optim.groups if group.freeze}
-        names = [f"encoder.{name}" for name, _ in self._tower.named_parameters()]
+        names = [f"encoder.{name}" for name, _ in self.tower.named_parameters()]
         kept = {name for match, own in sort_names(stage.optim, names).items() if match in frozen for name in own}
         return all(name in kept for name in names if any(fnmatchcase(name, pattern) for pattern in _COMPRESSOR))
 
@@ -153,12 +154,12 @@ class Memory(Alone["MemoryEncoder"]):
         from lodesmith.encoders.corpus import VectorCache
 
         items = ((key, document.content) for key, document in self.dataset.documents.items())
-        training = self._tower.training
-        self._tower.eval()
+        training = self.tower.training
+        self.tower.eval()
         try:
             return VectorCache(dtype="float16").vectors(_Compressor(self.encoder, self._compressing), items)
         finally:
-            self._tower.train(training)
+            self.tower.train(training)
 
     @property
     def _compressing(self) -> list[nn.Parameter]:
@@ -196,7 +197,7 @@ class Memory(Alone["MemoryEncoder"]):
             count = len(self._examples(stage))
             steps = -(-count // stage.batch_size)
             seconds += self._timed(stage) * count * stage.passes(steps, self.recipe.engine.accumulate)
-        own = sum(p.numel() for p in self._tower.parameters() if p.requires_grad)
+        own = sum(p.numel() for p in self.tower.parameters() if p.requires_grad)
         kept = len(self.dataset.documents) if any(map(self._freezes, stages)) else 0
         return {
             "trainable_parameters": own,
@@ -239,10 +240,10 @@ class Memory(Alone["MemoryEncoder"]):
         from lodesmith.training.engine import move
 
         kind = find("objectives", stage.objective.use)
-        objective = kind(self._tower, **stage.objective.settings)
+        objective = kind(self.tower, **stage.objective.settings)
         batches = self._batches(stage.model_copy(update={"batch_size": _TIMED}), self._now)
         batch = move(next(iter(batches)), self.encoder.device)
-        trained = [p for p in self._tower.parameters() if p.requires_grad]
+        trained = [p for p in self.tower.parameters() if p.requires_grad]
         for _ in range(2):  # the first pays for warming up
             start = time.perf_counter()
             total = sum(objective.weights[name] * term for name, term in objective(batch).items())

@@ -59,7 +59,7 @@ class Scale:
     rates: tuple[int, ...] = (4, 16, 64)
     controls: int = 16
     length: int = 164
-    epochs: tuple[int, int, int] = (3, 2, 1)
+    epochs: tuple[int, int, int] = (2, 2, 1)
     lr: tuple[float, float, float] = (1e-3, 5e-4, 2e-4)
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 32, "alpha": 64, "dropout": 0.0})
 
@@ -101,10 +101,9 @@ class Scale:
 
 FULL = Scale()
 FAST = Scale(
-    sizes=Sizes(documents=2000, instructed=500, dev=48, test=100, forms=25),
+    sizes=Sizes(documents=1500, instructed=1000, dev=48, test=100, forms=25),
     reader=Reader(steps=500),
     rates=(4, 16),
-    epochs=(2, 2, 1),
 )
 
 

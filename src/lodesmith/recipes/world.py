@@ -74,8 +74,8 @@ class Sizes:
         ConfigError: more openings or relations than there are, or fewer than none.
     """
 
-    documents: int = 12000
-    instructed: int = 3000
+    documents: int = 9000
+    instructed: int = 6000
     facts: int = 8
     about: int = 4
     relations: int = 1

@@ -110,7 +110,7 @@ def main() -> None:
             over_seeds[evaluation.system].append(evaluation.measures[MEASURE].mean)
     print(f"{MEASURE}, mean (standard deviation) of the seeds")
     for system, values in over_seeds.items():
-        print(f"{system}: {mean(values):.3f} ({stdev(values) if len(values) > 1 else 0.0:.3f})")
+        print(f"{system}: {mean(values):.3f} ({f'{stdev(values):.3f}' if len(values) > 1 else '–'})")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def dataset_of(path: Path, out: Path, words: int) -> Dataset:
     if not (path / "corpus.jsonl").is_file():
         own, told = {"path": str(path.resolve()), "words": words}, out.with_suffix(".json")
         if not told.is_file():
+            if out.exists():
+                raise InputError("it is not said what was imported there", "give another OUT", path=out)
             print(import_paths([path], out, words=words).to_text(), flush=True)
             write_json(told, own)
         elif read_json(told) != own:

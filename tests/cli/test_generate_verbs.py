@@ -44,6 +44,11 @@ def test_questions_and_the_dry_run(dataset: Path, capsys: pytest.CaptureFixture[
     assert out.startswith("40 prompts\nabout ")
     assert "An example:\n[user] The " in out
     assert not (dataset / "columns").exists()
+    assert "to verify" not in out
+    verified = ("--verify", "echo", "--per-document", "2", "--limit", "7")
+    code, out, _ = lode(capsys, "data", "questions", dataset, "--with", "cloze", "--dry-run", *verified)
+    assert code == 0
+    assert "and some 14 short answers to verify questions" in out
     code, out, _ = lode(capsys, "data", "questions", dataset, "--with", "cloze")
     assert code == 0
     assert "empty: 40" in out
@@ -61,6 +66,7 @@ def test_questions_and_the_dry_run(dataset: Path, capsys: pytest.CaptureFixture[
         (("questions", "tiny", "--with", "cloze", "--kinds", "complex"), "does not write questions"),
         (("questions", "tiny", "--with", "echo", "--name", "a/b"), "cannot name a column"),
         (("questions", "tiny", "--per-document", "0"), "per-document"),
+        (("questions", "tiny", "--with", "cloze", "--verify", "cloze"), "'cloze' answers no questions"),
     ],
 )
 def test_wrong_input_exits_2(

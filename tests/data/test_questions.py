@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -181,11 +181,61 @@ def test_what_is_answered_otherwise_is_rejected() -> None:
     ]
     assert made.rejects == {"answered-otherwise": 2}
     assert (reader.asked, empty.rejects) == (5, {"empty-document": 1})
-    assert writer.verified(3) == 3 * 2 * 2
+    assert writer.verifications(3) == 3 * 2 * 2
     without = QuestionGenerator(script, prompts, per_document=2)
     assert [len(drafts.rows) for drafts in without.generate([DOCUMENT])] == [5]
-    assert without.verified(3) == 0
-    assert writer.made_by != without.made_by != QuestionGenerator(script, prompts, verifier=Verifier(script)).made_by
+    assert without.verifications(3) == 0
+    other = QuestionGenerator(script, prompts, per_document=2, verifier=Verifier(script))
+    assert len({fingerprint(made.made_by) for made in (writer, without, other)}) == 3
+    assert writer.written_by == without.written_by == other.written_by == without.made_by
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "reply", "agrees"),
+    [
+        ("simple", "1912", "It was built by Ada Lind in 1912.", True),
+        ("simple", "24", "It was built by Ada Lind in 1912 and it has 24 arches.", False),  # as good as the passage
+        ("simple", "the old ferry", "Ferry.", True),
+        ("simple", "the old ferry", "unknown", False),
+        ("simple", "the old ferry", "", False),
+        ("simple", "the old ferry", "the", False),
+        ("simple", "1912", "1913", False),
+        ("simple", "1912", "<think>It says 1912.</think>unknown", False),
+        ("simple", "1912", f"<think>{'It says so. ' * 9}</think>1912", True),
+        ("simple", "Ada Lind", "Lind, Ada", False),
+        ("complex", "Ada Lind from steel", "of steel by Ada Lind", False),  # three of four words: below .8
+        ("complex", "Ada Lind of steel and iron", "iron and steel, Ada Lind", True),
+        ("complex", "Ada Lind of steel", "the town paid for it", False),
+    ],
+)
+def test_when_a_reply_agrees(kind: str, answer: str, reply: str, agrees: bool) -> None:
+    asked = [(DOCUMENT, TEXT, "What is it about the bridge?", kind, [answer])]
+    assert Verifier(Scripted(lambda _: reply)).agrees(asked, QuestionRules()) == [agrees]
+
+
+def test_what_was_written_is_kept_where_the_verifier_changes(folder: Path) -> None:
+    dataset, script, prompts = Dataset.load(folder), Scripted(asked), load_prompts(["simple"])
+
+    class Dying(Scripted):
+        def generate(self, prompts: Sequence[Prompt], **how: Any) -> list[str]:
+            if self.asked:
+                raise KeyboardInterrupt
+            return super().generate(prompts, **how)
+
+    def verified(by: Verifier | None) -> Mapping[str, Any]:
+        return annotate(dataset, QuestionGenerator(script, prompts, verifier=by), limit=12, chunk=4)["counts"]
+
+    nobody = Dying(lambda _: "unknown")
+    with pytest.raises(KeyboardInterrupt):
+        verified(Verifier(nobody))
+    assert (script.asked, nobody.asked, names(folder)) == (12, 4, [])
+    counts = verified(None)
+    assert script.asked == 12
+    assert counts["kept-simple"] > 4
+    assert "answered-otherwise" not in counts
+    with pytest.raises(InputError, match="nothing was made, and a column of something else is there"):
+        verified(Verifier(Scripted(lambda _: "unknown")))
+    assert Column.load(folder, "questions").rows
 
 
 def test_a_question_is_asked_again_with_as_much_as_its_writer_saw() -> None:
@@ -237,7 +287,11 @@ def test_near_duplicates_across_documents_are_dropped(folder: Path) -> None:
     assert meta["counts"]["near-duplicate"] == len(bees) - 1
     assert meta["counts"]["kept-simple"] == sum(map(len, rows.values()))
     assert names(folder) == ["questions"]
-    left = [path.name for path in (folder / "columns").iterdir() if "drafts" in path.name]
+    left = [
+        path.name
+        for path in (folder / "columns").iterdir()
+        if {"drafts", "verified"} & set(path.name.replace(".", "-").split("-"))
+    ]
     assert left == []
 
 

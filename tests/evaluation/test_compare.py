@@ -64,8 +64,12 @@ def test_planned_pairs_alone_are_corrected_for() -> None:
     assert two.pairs[0].difference == -pair.difference
     with pytest.raises(InputError, match="'strang' is not among the systems"):
         compare([WEAK, STRONG], planned=[("strang", "weak")])
-    with pytest.raises(InputError, match="nothing to compare"):
-        compare([WEAK, STRONG], planned=[])
+    for none in ([], [("weak", "far")]):
+        with pytest.raises(InputError, match="no dataset has both systems of a planned pair"):
+            compare([WEAK, STRONG, replace(SAME, system="far", dataset="e")], planned=none)
+    for again in (("strong", "weak"), ("weak", "strong"), ("weak", "weak")):
+        with pytest.raises(InputError, match="are no pair, or planned twice"):
+            compare([WEAK, STRONG], planned=[("strong", "weak"), again])
 
 
 def test_each_pair_is_the_same_in_any_company_and_order() -> None:

@@ -34,9 +34,10 @@ def run(script: Path, *arguments: object) -> None:
         sys.argv = kept
 
 
-def written(*folders: Path) -> dict[Path, int]:
-    """When each file was made; a file that is written again is another."""
-    return {file: file.stat().st_ino for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()}
+def written(*folders: Path) -> dict[Path, tuple[int, int, int]]:
+    """Which file each is, its size, and when it was written."""
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {file: ((told := file.stat()).st_ino, told.st_size, told.st_mtime_ns) for file in files}
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_ablations_compare_each_way_after_either_stage(
         assert systems == {f"{way}, stage 1", f"{way}, stages 1 and 2"}
         assert f"seed 0, {way}: [" in told
         for evaluation in map(Evaluation.load, files):
-            assert f"{evaluation.system}: {evaluation.measures['CoverEM'].mean:.3f} (0.000)" in told
+            assert f"{evaluation.system}: {evaluation.measures['CoverEM'].mean:.3f} (–)" in told
     recipes = [load(tmp_path / "out" / f"{way}, seed 0" / "recipe.yaml").model_dump(mode="json") for way in ways]
     first = {"stages.0.batch_size": [160, 160, 176, 16], "stages.0.objective.mse": [0.1, 0.0, 0.1, 0.1]}
     asked, again = ["simple", "complex"], ["paraphrase"]

@@ -207,3 +207,13 @@ def test_it_is_a_generator_and_no_prompts_are_no_texts(folders: dict[str, Path])
     assert isinstance(model, Generator)
     assert model.generate([]) == []
     assert isinstance(model.generate(["cat"], max_new_tokens=1)[0], Generated)
+
+
+def test_the_greedy_one_shares_its_weights(folders: dict[str, Path]) -> None:
+    warm, cold = CausalLM(folders["qwen2"], temperature=1.0), CausalLM(folders["qwen2"])
+    greedy = warm.greedy()
+    assert greedy.fingerprint == cold.fingerprint != warm.fingerprint
+    assert list(greedy.generate(PROMPTS, max_new_tokens=6)) == list(cold.generate(PROMPTS, max_new_tokens=6))
+    assert warm._loaded[0] is greedy._loaded[0]
+    assert warm.temperature == 1.0
+    assert cold.greedy() is cold

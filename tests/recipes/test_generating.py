@@ -135,9 +135,14 @@ def test_a_language_model_verifies_unless_it_is_told_not_to(
         question_dataset(folder, "cloze", work, asked=QuestionSettings(verify=str(model))),
         question_dataset(folder, "echo", work),
     ]
-    assert [told["verified_at_most"] for told in found] == [2 * 2 * 3, 0, 0, 2 * 3, 0]
+    assert [told["verifications"] for told in found] == [2 * 2 * 3, 0, 0, 2 * 3, 0]
     assert [verifier is not None for verifier in built] == [True, False, False, True, False]
     assert built[0].generator.fingerprint == built[3].generator.fingerprint
+    warm = GeneratorSettings(temperature=0.7)
+    for spelling in (None, str(model), "echo"):
+        question_dataset(folder, str(model), work, warm, QuestionSettings(verify=spelling))
+    assert [getattr(own.generator, "temperature", 0.0) for own in built[-3:]] == [0.0] * 3
+    assert built[-3].generator.fingerprint == built[0].generator.fingerprint
     for spelling in ("cloze", "feedback:bm25"):
         with pytest.raises(ConfigError, match="answers no questions"):
             question_dataset(folder, "echo", work, asked=QuestionSettings(verify=spelling))

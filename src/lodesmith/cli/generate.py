@@ -76,7 +76,10 @@ def questions(  # noqa: PLR0913, PLR0917 - the options of the verb
     document_words: Annotated[int, typer.Option(min=1, help="words of a document that are shown")] = 300,
     verify: Annotated[
         str | None,
-        typer.Option(help="a model that must answer each question alike, or none; the model itself where not given"),
+        typer.Option(
+            help="a model that must answer each question alike, or none; where not given a model of --with, "
+            "and nobody for cloze and classes of one's own"
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="documents judged relevant in this split; all where not given")
@@ -137,8 +140,8 @@ def _forecast(info: dict[str, Any]) -> str:
         f"about {_duration(info['seconds'])}: a sample of {info['sample']['prompts']} "
         f"took {info['sample']['seconds']:.2f} s",
     ]
-    if verified := info.get("verified_at_most"):
-        lines.append(f"and up to {verified:,} short answers to verify questions, which are not timed")
+    if asked := info.get("verifications"):
+        lines.append(f"and some {asked:,} short answers to verify questions, which are not timed")
     if memory is not None:
         lines.append(f"about {memory / 2**30:.2f} GiB for weights and a full batch's keys and values")
     if example := info["example"]:

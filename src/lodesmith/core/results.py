@@ -125,7 +125,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs of systems on one measure; Holm's correction runs over all of them."""
+    """All pairs of systems on one measure, or those that were planned; Holm's correction runs over all of them."""
 
     baseline: str
     measure: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lodesmith.core.records import Dataset, Document
 from lodesmith.core.registry import did_you_mean
 from lodesmith.data._answers import Pair, pairs
 from lodesmith.data._asking import QuestionRules
+from lodesmith.data._verifying import Verifier
 from lodesmith.data._writing import excerpt, normalised
 from lodesmith.data.duplicates import near_duplicates
 from lodesmith.data.prompting import PromptFile, shipped
@@ -26,12 +27,10 @@ __all__ = ["INSTRUCTION", "KINDS", "Drafts", "QuestionGenerator", "QuestionRules
 
 PARAPHRASE = "paraphrase"
 KINDS = ("simple", "complex", PARAPHRASE, "cloze")
-_UNANSWERED = "answered-otherwise"
+_OTHERWISE = "answered-otherwise"
 PLACEHOLDERS = ("title", "text", "count")
 INSTRUCTION = "What does this document say, in other words?"
 """The question of a paraphrase: one and the same, since its answer is the document again."""
-
-_ANSWER_TOKENS = 64
 
 _NEAR = 0.8  # Jaccard similarity of word pairs, from which two questions are one
 _SHINGLE = 2
@@ -45,42 +44,6 @@ class Drafts:
 
     rows: Sequence[Row]
     rejects: Mapping[str, int]
-
-
-class Verifier:
-    """Asks a language model each question again, with its document: round-trip consistency (Alberti et al. 2019,
-    arXiv 1906.05416). What it does not answer as it was answered is rejected.
-
-    Args:
-        generator: who answers; it may be the one that wrote the questions.
-        prompt: what it is asked, with the placeholders `text` and `question`, and `title` where it is wanted.
-    """
-
-    def __init__(self, generator: Generator, prompt: PromptFile | None = None) -> None:
-        self.generator = generator
-        self.prompt = prompt or PromptFile.load(shipped("answer"), ("title", "text", "question"), ("text", "question"))
-
-    @property
-    def made_by(self) -> dict[str, Any]:
-        """Everything that decides what is rejected, as JSON."""
-        return {"generator": self.generator.fingerprint, "prompt": self.prompt.text, "tokens": _ANSWER_TOKENS}
-
-    def agrees(self, asked: Sequence[tuple[Document, str, Row]], rules: QuestionRules) -> list[bool]:
-        """Whether each question is answered as it was.
-
-        Args:
-            asked: a document, as much of it as is shown, and a row on it.
-            rules: how much of a `complex` answer must be there; any other must stand in the reply as it is.
-        """
-        prompts = [
-            self.prompt.fill({"title": document.title, "text": shown, "question": row["question"]})
-            for document, shown, row in asked
-        ]
-        replies = self.generator.generate(prompts, max_new_tokens=_ANSWER_TOKENS)
-        return [
-            any(rules.supported(answer, row["kind"], normalised(reply)) for answer in row["answers"])
-            for reply, (_, _, row) in zip(replies, asked, strict=True)
-        ]
 
 
 class QuestionGenerator:
@@ -123,6 +86,11 @@ class QuestionGenerator:
     @property
     def made_by(self) -> dict[str, Any]:
         """Everything that decides what a document's questions will be, as JSON."""
+        return self.written_by | ({"verifier": self.verifier.made_by} if self.verifier else {})
+
+    @property
+    def written_by(self) -> dict[str, Any]:
+        """The same of questions that are not verified yet."""
         return {
             "generator": self.generator.fingerprint,
             "prompts": {kind: prompt.text for kind, prompt in self.templates.items()},
@@ -130,7 +98,6 @@ class QuestionGenerator:
             "max_new_tokens": self.max_new_tokens,
             "document_words": self.document_words,
             "rules": {**asdict(self.rules), "near": _NEAR, "instruction": INSTRUCTION},
-            **({"verifier": self.verifier.made_by} if self.verifier else {}),
         }
 
     def prompts(self, documents: Sequence[Document]) -> list[Prompt]:
@@ -144,42 +111,42 @@ class QuestionGenerator:
     def _shown(self, document: Document) -> str:
         return excerpt(document.text, self.document_words)
 
-    def verified(self, documents: int) -> int:
-        """The most questions on so many documents that the verifier is asked, if no document has more than wanted."""
+    def verifications(self, documents: int) -> int:
+        """How many questions on so many documents the verifier is asked, if each has as many as are wanted."""
         kinds = sum(kind != PARAPHRASE for kind in self.templates)
         return documents * kinds * self.per_document if self.verifier else 0
 
     def generate(self, documents: Sequence[Document]) -> list[Drafts]:
         """Rows and rejects of each document; near-duplicates across documents are not sought here."""
+        return self.verify(documents, self.write(documents))
+
+    def write(self, documents: Sequence[Document]) -> list[Drafts]:
+        """The same, not verified yet, and however many there are of a kind."""
         full = [document for document in documents if document.text.strip()]
         texts = self.generator.generate(self.prompts(full), max_new_tokens=self.max_new_tokens)
         made: dict[str, Drafts] = {}
         for at, document in enumerate(full):
             answers = texts[at * len(self.templates) : (at + 1) * len(self.templates)]
             made[document.id] = self._judge(document, dict(zip(self.templates, answers, strict=True)))
-        verified = self._verified(full, made)
-        return [
-            self._cut(found) if (found := verified.get(document.id)) else Drafts([], {"empty-document": 1})
-            for document in documents
-        ]
+        return [made.get(document.id) or Drafts([], {"empty-document": 1}) for document in documents]
 
-    def _verified(self, documents: Sequence[Document], made: Mapping[str, Drafts]) -> Mapping[str, Drafts]:
-        """Without the questions that the verifier does not answer as they were answered."""
+    def verify(self, documents: Sequence[Document], made: Sequence[Drafts]) -> list[Drafts]:
+        """What was written on each document without the questions that the verifier answers otherwise, and of each kind
+        as many as are wanted."""
         if self.verifier is None:
-            return made
+            return list(map(self._cut, made))
         asked = [
-            (document, self._shown(document), row)
-            for document in documents
-            for row in made[document.id].rows
+            (document, self._shown(document), row["question"], row["kind"], row["answers"])
+            for document, own in zip(documents, made, strict=True)
+            for row in own.rows
             if row["kind"] != PARAPHRASE
         ]
-        agreed = self.verifier.agrees(asked, self.rules)
-        lost = {id(row) for (_, _, row), agrees in zip(asked, agreed, strict=True) if not agrees}
-        found = {}
-        for key, own in made.items():
-            kept = [row for row in own.rows if id(row) not in lost]
-            gone = {_UNANSWERED: len(own.rows) - len(kept)} if len(kept) < len(own.rows) else {}
-            found[key] = Drafts(kept, {**own.rejects, **gone})
+        agreed = iter(self.verifier.agrees(asked, self.rules))
+        found = []
+        for own in made:
+            kept = [row for row in own.rows if row["kind"] == PARAPHRASE or next(agreed)]
+            gone = {_OTHERWISE: len(own.rows) - len(kept)} if len(kept) < len(own.rows) else {}
+            found.append(self._cut(Drafts(kept, {**own.rejects, **gone})))
         return found
 
     def _cut(self, made: Drafts) -> Drafts:
@@ -261,43 +228,62 @@ def annotate(
         raise InputError(f"{dataset.name} is not in a folder", "save it first: columns stand beside its files")
     ids = choose(dataset, split, limit)
     texts = fingerprint_texts(part for key in ids for part in (key, dataset.documents[key].content))
-    made_by = {"annotator": "questions", **questions.made_by, "texts": texts}
-    with ColumnWriter(dataset.folder, name, "document", made_by) as column:
+    told = {"annotator": "questions", "texts": texts}
+    journals = f".{name}-drafts", f".{name}-verified"
+    with ColumnWriter(dataset.folder, name, "document", {**told, **questions.made_by}) as column:
         if not column.finished:
-            drafts = _draft(dataset, questions, ids, f".{name}-drafts", made_by, chunk)
+            documents = dataset.documents
+            drafts = _kept(
+                ColumnWriter(dataset.folder, journals[0], "document", {**told, **questions.written_by}),
+                ("questions", ids, chunk),
+                lambda keys: questions.write([documents[key] for key in keys]),
+            )
+            drafts = _kept(
+                ColumnWriter(dataset.folder, journals[1], "document", {**told, **questions.made_by}),
+                ("verify" if questions.verifier else "choose", ids, chunk),
+                lambda keys: questions.verify([documents[key] for key in keys], [drafts[key] for key in keys]),
+            )
+            chosen = _distinct(drafts)
             for key in column.missing(ids):
-                column.add(key, *drafts[key])
+                column.add(key, *chosen[key])
         meta = column.finish(**(note or {}))
-        _forget(dataset.folder, f".{name}-drafts")
+        for journal in journals:
+            _forget(dataset.folder, journal)
     return meta
 
 
-def _draft(
-    dataset: Dataset, questions: QuestionGenerator, ids: Sequence[str], name: str, made_by: Row, chunk: int
-) -> dict[str, tuple[list[Row], Counter[str]]]:
-    """Make what is missing of the drafts; rows and counts of each document without near-duplicates."""
-    assert dataset.folder is not None
-    with ColumnWriter(dataset.folder, name, "document", made_by) as column:
+def _kept(
+    journal: ColumnWriter, task: tuple[str, Sequence[str], int], make: Callable[[Sequence[str]], Sequence[Drafts]]
+) -> dict[str, Drafts]:
+    """What is made for each document, written down chunk by chunk; what is there is not made again.
+
+    Args:
+        journal: where it is written down.
+        task: what it is called, the documents' ids, and how many are made at a time.
+        make: for some of them.
+    """
+    label, ids, chunk = task
+    with journal as column:
         left = column.missing(ids)
-        tell("questions", len(ids) - len(left), len(ids), "documents")
+        tell(label, len(ids) - len(left), len(ids), "documents")
         for start in range(0, len(left), chunk):
             keys = left[start : start + chunk]
-            for key, made in zip(keys, questions.generate([dataset.documents[k] for k in keys]), strict=True):
+            for key, made in zip(keys, make(keys), strict=True):
                 column.add(key, [{"rows": list(made.rows), "rejects": dict(made.rejects)}])
             column.sync()
-            tell("questions", len(ids) - len(left) + start + len(keys), len(ids), "documents")
+            tell(label, len(ids) - len(left) + start + len(keys), len(ids), "documents")
         column.finish()
-    drafts = Column.load(dataset.folder, name)
-    return _distinct({key: drafts.rows[key][0] for key in ids})
+    rows = Column.load(journal.path.parent.parent, journal.name).rows
+    return {key: Drafts(rows[key][0]["rows"], rows[key][0]["rejects"]) for key in ids}
 
 
-def _distinct(drafts: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[list[Row], Counter[str]]]:
-    owners = [(key, row) for key, draft in drafts.items() for row in draft["rows"]]
+def _distinct(drafts: Mapping[str, Drafts]) -> dict[str, tuple[list[Row], Counter[str]]]:
+    owners = [(key, row) for key, draft in drafts.items() for row in draft.rows]
     # Paraphrases share their question: it is their text that tells them apart.
     texts = [row["answers"][0] if row["kind"] == "paraphrase" else row["question"] for _, row in owners]
     first = near_duplicates(texts, _NEAR, shingle=_SHINGLE).first.tolist() if texts else []
     found: dict[str, tuple[list[Row], Counter[str]]] = {
-        key: ([], Counter(draft["rejects"])) for key, draft in drafts.items()
+        key: ([], Counter(draft.rejects)) for key, draft in drafts.items()
     }
     for (key, row), keep in zip(owners, first, strict=True):
         rows, counts = found[key]

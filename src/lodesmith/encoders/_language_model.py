@@ -89,7 +89,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise InputError("not a language model: it has no config.json", _CHOOSE, path=folder)
     config = read_object(folder / "config.json")
     if isinstance(config.get("quantization"), Mapping):  # of mlx-lm; transformers writes quantization_config alone
-        do = "train over the model as it was before; `encoders._mlx_language` reads this one"
+        do = "give the model that it was made of"
         raise InputError("it is quantised by mlx-lm, and MLX alone reads it", do, path=folder / "config.json")
     if "auto_map" in config:
         raise InputError("the model brings code of its own, which is never run", _CHOOSE, path=folder / "config.json")

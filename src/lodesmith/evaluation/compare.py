@@ -38,9 +38,10 @@ def compare(
 ) -> Comparison:
     """Compare systems pair by pair on each dataset, paired by query.
 
-    A pair's difference is mean(a) − mean(b), and b is the baseline where it takes part. Its interval is the 95 %
-    percentile bootstrap over queries; p is the randomisation test's. All pairs of the call are one family for Holm's
-    correction. A pair's figures, other than `p_holm`, `significant` and `family`, depend on that pair alone.
+    A pair's difference is mean(a) − mean(b), and b is the baseline where it takes part, unless pairs are planned. Its
+    interval is the 95 % percentile bootstrap over queries; p is the randomisation test's. All pairs of the call are
+    one family for Holm's correction. A pair's figures, other than `p_holm`, `significant` and `family`, depend on that
+    pair alone.
 
     Args:
         evaluations: of several systems, on one dataset or more.
@@ -49,12 +50,13 @@ def compare(
         permutations: of the randomisation test.
         seed: of bootstrap and randomisation.
         alpha: the level that `significant` is decided at, after the correction.
-        planned: the pairs (a, b) that were to be compared before anything was measured; None for every pair. Each
-            dataset compares those of them that it has, and the correction runs over these alone.
+        planned: the pairs (a, b) that were to be compared before anything was measured, each once; None for every
+            pair. Each dataset compares those of them that it has, and the correction runs over these alone.
 
     Raises:
         InputError: two evaluations of one system on one dataset; evaluations of one dataset with other splits, queries
-            or contents; a measure that is missing or not finite; no pair at all; an unknown baseline or planned system.
+            or contents; a measure that is missing or not finite; no pair at all; an unknown baseline or planned system;
+            a pair that is planned twice, or of one system.
         ConfigError: the spelling is no measure.
     """
     measure = measure if measure in answers.MEASURES else str(parse(measure))
@@ -62,17 +64,28 @@ def compare(
     systems = tuple(dict.fromkeys(evaluation.system for evaluation in evaluations))
     if baseline is not None and baseline not in systems:
         raise InputError(f"the baseline {baseline!r} is not among the systems", did_you_mean(baseline, list(systems)))
-    for name in (name for pair in planned or () for name in pair):
-        if name not in systems:
-            raise InputError(f"{name!r} is not among the systems", did_you_mean(name, list(systems)))
+    _check_planned(planned or (), systems)
     order = [*dict.fromkeys([baseline or systems[0], *systems])] if systems else []
     test = _Test(measure, permutations, seed)
     pairs = [pair for dataset, found in table.items() for pair in test.pairs(dataset, found, order, planned)]
+    if not pairs and planned is not None:
+        raise InputError("no dataset has both systems of a planned pair", "plan pairs that were evaluated together")
     if not pairs:
         raise InputError("there is nothing to compare", "give evaluations of at least two systems on one dataset")
     if len(pairs) / (permutations + 1) > alpha:
         log.warning("%d permutations cannot show anything among %d pairs: ask for more", permutations, len(pairs))
     return Comparison(order[0], measure, systems, _corrected(pairs, alpha))
+
+
+def _check_planned(planned: Sequence[tuple[str, str]], systems: Sequence[str]) -> None:
+    seen: set[frozenset[str]] = set()
+    for pair in planned:
+        for name in pair:
+            if name not in systems:
+                raise InputError(f"{name!r} is not among the systems", did_you_mean(name, list(systems)))
+        if len(set(pair)) < 2 or frozenset(pair) in seen:
+            raise InputError(f"{pair[0]!r} and {pair[1]!r} are no pair, or planned twice", "plan each pair once")
+        seen.add(frozenset(pair))
 
 
 def _by_dataset(evaluations: Sequence[Evaluation]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class CausalLM:
         self.name, self.folder = str(name), find_model(name)
         self.temperature, self.top_p, self.seed, self.batch_tokens = temperature, top_p, seed, batch_tokens
         self._device, self._dtype = device, dtype
+        self._weights: list[tuple[Any, Any]] = []
 
     @cached_property
     def device(self) -> str:
@@ -82,8 +84,22 @@ class CausalLM:
         sampling = [self.temperature, self.top_p, self.seed] if self.temperature else "greedy"
         return fingerprint({"files": digests(self.folder), "dtype": self.dtype, "sampling": sampling})
 
-    @cached_property
+    def greedy(self) -> CausalLM:
+        """The same model, which takes the likeliest token; its weights are loaded once for the two."""
+        if not self.temperature:
+            return self
+        other = copy(self)
+        other.temperature = 0.0
+        other.__dict__.pop("fingerprint", None)
+        return other
+
+    @property
     def _loaded(self) -> tuple[Any, Any]:
+        if not self._weights:
+            self._weights.append(self._load())
+        return self._weights[0]
+
+    def _load(self) -> tuple[Any, Any]:
         from transformers import GenerationConfig
 
         model, tokenizer = load_model(self.folder, self.device, self.dtype)

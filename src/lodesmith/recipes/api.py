@@ -61,11 +61,17 @@ def evaluate(
     return evaluate_system(resolve(str(system), data), data, split, measures)[0]
 
 
-def compare(evaluations: Sequence[Evaluation], *, measure: str = "nDCG@10", baseline: str | None = None) -> Comparison:
-    """Compare evaluations query by query; Holm's correction runs over all pairs."""
+def compare(
+    evaluations: Sequence[Evaluation],
+    *,
+    measure: str = "nDCG@10",
+    baseline: str | None = None,
+    planned: Sequence[tuple[str, str]] | None = None,
+) -> Comparison:
+    """Compare evaluations query by query, every pair or the `planned` ones; Holm's correction runs over these."""
     from lodesmith.evaluation.compare import compare as run
 
-    return run(evaluations, measure=measure, baseline=baseline)
+    return run(evaluations, measure=measure, baseline=baseline, planned=planned)
 
 
 def search(index: str | Path, queries: str | Sequence[str] | Mapping[str, str], k: int = 10) -> Run:

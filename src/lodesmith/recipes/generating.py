@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +77,8 @@ class QuestionSettings:
         kinds: of questions; where not given `cloze` of the generator of that name, and of others all the rest.
         per_document: the most of a kind for a document.
         document_words: a document is shown up to here.
-        verify: the generator that must answer each question, from its document, as it was answered; `none` for
-            nobody. Where not given it is the generator itself, if it is a language model of transformers.
+        verify: the generator that must answer each question, greedily, from its document, as it was answered; `none`
+            for nobody. Where not given it is the generator itself, if it is a language model of transformers.
     """
 
     kinds: Sequence[str] = ()
@@ -231,7 +231,8 @@ def question_dataset(
     if work.dry_run:
         return _forecast_questions(writer, dataset, work)
     start = time.perf_counter()
-    with_note = {"with": generator}
+    verifier = (asked.verify or generator) if writer.verifier else "none"
+    with_note = {"with": generator, "verified": verifier}
     info = questions.annotate(dataset, writer, split=work.split, limit=work.limit, name=name, note=with_note)
     return _told(folder, name, info, start)
 
@@ -245,10 +246,12 @@ def _verifier(
     if spelling == _NOBODY:
         return None
     if spelling is None:
-        return Verifier(generator) if isinstance(generator, CausalLM) else None
+        return Verifier(generator.greedy()) if isinstance(generator, CausalLM) else None
     if spelling == _CLOZE or (spelling.partition(":")[0] == _FEEDBACK and not Path(spelling).exists()):
         raise ConfigError(f"{spelling!r} answers no questions", f"give a model, or --verify {_NOBODY}")
-    return Verifier(open_generator(spelling, dataset, settings))
+    if isinstance(generator, CausalLM) and spelling == generator.name:
+        return Verifier(generator.greedy())
+    return Verifier(open_generator(spelling, dataset, replace(settings or GeneratorSettings(), temperature=0.0)))
 
 
 def _kinds(generator: str, kinds: Sequence[str]) -> Sequence[str]:
@@ -266,12 +269,12 @@ def _forecast_questions(writer: QuestionGenerator, dataset: Dataset, work: Work)
 
     ids = questions.choose(dataset, work.split, work.limit)
     told = forecast(writer.generator, writer.prompts([dataset.documents[key] for key in ids]), writer.max_new_tokens)
-    return told | {"verified_at_most": writer.verified(len(ids))}
+    return told | {"verifications": writer.verifications(len(ids))}
 
 
 def _told(folder: Path | str, name: str, info: dict[str, Any], start: float) -> dict[str, Any]:
     """What the verb reports: where the column is, its counts, and the seconds of this call."""
-    keys = ("column", "with", "counts", "fingerprint")
+    keys = ("column", "with", "verified", "counts", "fingerprint")
     found = {key: info[key] for key in keys if key in info}
     path = Path(folder) / "columns" / f"{name}.jsonl"
     return {"path": str(path)} | found | {"seconds": round(time.perf_counter() - start, 3)}

@@ -71,7 +71,7 @@ class Sizes:
         candidates: documents that a question of train or dev is asked among.
 
     Raises:
-        ConfigError: more openings or relations than there are, or fewer than none.
+        ConfigError: more openings or relations than there are, or no relation.
     """
 
     documents: int = 9000

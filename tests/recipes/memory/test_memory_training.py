@@ -307,11 +307,21 @@ def test_an_answer_is_cut_where_its_document_is(dataset: Path, base: Path, tmp_p
 def test_the_validation_loss_is_that_of_each_answer_alone(
     read: int, dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with (dataset / "queries.jsonl").open("a") as queries, (dataset / "qrels" / "dev.tsv").open("a") as judged:
+        for number in (9, 10):  # what is asked twice is read once
+            asked = {"_id": f"again{number}", "text": f"once more , d{number} ?", "answers": ["apples and music"]}
+            queries.write(json.dumps(asked) + "\n")
+            judged.write(f"again{number}\td{number}\t1\n")
     planned = training(dataset, base, tmp_path / "run", **{"stages.1.objective.documents": read})
     encoder = planned.learner.encoder  # type: ignore[attr-defined]
     encoder.model.eval()
+    shared = list[int]()
+    of = encoder.model.answer_losses_of
+    monkeypatch.setattr(encoder.model, "answer_losses_of", lambda b, o, *more: shared.append(len(o)) or of(b, o, *more))
     measured = planned.learner.validation(planned.recipe.stages[1])  # type: ignore[attr-defined]
     found = measured()["loss"]
+    assert len(measured._examples) == 5
+    assert sum(shared) == (5 if read == 1 else 0)  # of two documents each, no two are the same
     documents = planned.learner.dataset.documents  # type: ignore[attr-defined]
     texts = [documents[key].content for pool in measured._pools for key in pool[:read]]
     memory = torch.from_numpy(encoder.encode(texts).values).reshape(-1, read, encoder.count, encoder.dimension)
@@ -327,7 +337,8 @@ def test_the_validation_loss_is_that_of_each_answer_alone(
     monkeypatch.setattr(encoder.model, "answer_losses", lambda r, *more: together.append(len(r)) or real(r, *more))
     monkeypatch.setattr(encoder, "batch_tokens", 1)  # as where a batch decides what a text becomes
     assert measured()["loss"] == pytest.approx(found, rel=1e-6)
-    assert set(together) == {1}
+    assert together == [1] * 5
+    assert sum(shared) == (5 if read == 1 else 0)
 
 
 def test_so_is_a_gold_answer_that_is_validated(

@@ -1,0 +1,67 @@
+"""Whether a language model answers a question as it was answered, when it is asked again with the document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lodesmith.core.protocols import Generator
+from lodesmith.core.records import Document
+from lodesmith.data._asking import QuestionRules
+from lodesmith.data._writing import clean, normalised
+from lodesmith.data.prompting import PromptFile, shipped
+
+__all__ = ["Verifier"]
+
+TOKENS = 64
+"""Of a reply."""
+LONGER = 8
+"""Words that a reply may have beside those of the answer."""
+
+
+class Verifier:
+    """Asks a language model each question again, with its document, after the round-trip consistency of Alberti et al.
+    (2019, arXiv 1906.05416), who want the very same answer. Models that talk are wanted less: a reply agrees where it
+    is at most eight words longer than the answer, and one of the two has the words of the other, one after another; of
+    a `complex` question most of them, in any order.
+
+    Args:
+        generator: who answers; it may be the one that wrote the questions.
+        prompt: what it is asked, with the placeholders `text` and `question`, and `title` where it is wanted.
+    """
+
+    def __init__(self, generator: Generator, prompt: PromptFile | None = None) -> None:
+        self.generator = generator
+        self.prompt = prompt or PromptFile.load(shipped("answer"), ("title", "text", "question"), ("text", "question"))
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Everything that decides what is rejected, as JSON."""
+        own = {"tokens": TOKENS, "longer": LONGER}
+        return {"generator": self.generator.fingerprint, "prompt": self.prompt.text, **own}
+
+    def agrees(
+        self, asked: Sequence[tuple[Document, str, str, str, Sequence[str]]], rules: QuestionRules
+    ) -> list[bool]:
+        """Whether each question is answered as it was.
+
+        Args:
+            asked: a document, as much of its text as is shown, a question, its kind, and its answers.
+            rules: how much of a `complex` answer must be there.
+        """
+        prompts = [
+            self.prompt.fill({"title": document.title, "text": shown, "question": question})
+            for document, shown, question, _, _ in asked
+        ]
+        replies = self.generator.generate(prompts, max_new_tokens=TOKENS) if prompts else []
+        return [
+            any(_alike(answer, clean(str(reply)), kind, rules) for answer in answers)
+            for reply, (_, _, _, kind, answers) in zip(replies, asked, strict=True)
+        ]
+
+
+def _alike(answer: str, reply: str, kind: str, rules: QuestionRules) -> bool:
+    told, own = normalised(reply), normalised(answer)
+    if len(told.split()) > len(own.split()) + LONGER:
+        return False
+    return rules.supported(answer, kind, told) or rules.supported(reply, kind, own)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import interleaved, medians, peak_memory, write
-from lodesmith.encoders.small import small_llama, word_tokenizer
+from lodesmith.encoders._small_llama import small_llama, word_tokenizer
 
 DOCUMENTS = 5
 RATES = (4, 16)

@@ -28,7 +28,7 @@ from lodesmith.core.files import atomic_folder, read_json, write_json
 from lodesmith.core.records import Dataset, Query
 from lodesmith.data.importing import import_paths
 from lodesmith.data.supervision import Example, examples
-from lodesmith.encoders.small import small_llama, tokenizer_of
+from lodesmith.encoders._small_llama import small_llama, tokenizer_of
 from lodesmith.evaluation.answers import contiguous
 from lodesmith.objectives.language import Language
 from lodesmith.recipes.answering import Plan, answer_dataset

@@ -70,10 +70,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_every_shipped_prompt_loads() -> None:
     files = sorted(path.stem for path in (Path(prompting.__file__).parent / "prompts").glob("*.txt"))
-    assert files == ["complex", "feedback", "paraphrase", "simple", "text", "trace"]
+    assert files == ["answer", "complex", "feedback", "paraphrase", "simple", "text", "trace"]
     for name in files:
         required = ("query",) if name in ("feedback", "trace") else ("text",)
-        prompt = PromptFile.load(shipped(name), ("query", "title", "text", "count"), required)
-        filled = prompt.fill({"query": "Q", "title": "T", "text": "X", "count": "3"})
+        prompt = PromptFile.load(shipped(name), ("query", "title", "text", "count", "question"), required)
+        filled = prompt.fill({"query": "Q", "title": "T", "text": "X", "count": "3", "question": "Q"})
         assert filled[-1]["role"] == "user"
         assert "##" not in filled[-1]["content"]

@@ -113,8 +113,8 @@ class MemoryTower(nn.Module):
     ) -> Tensor | None:
         """The losses where several questions read the same: it is read once. None where that cannot be."""
         encoder = self._encoder[0]
-        if self.model.checkpointing or encoder.batch_tokens == 1 or not all(map(len, questions)):
-            return None  # with one token a batch, texts are read whole and alone
+        if self.model.checkpointing or encoder.alone or not all(map(len, questions)):
+            return None
         nothing = torch.zeros(0, dtype=torch.int64)
         beginnings = {row: encoder.reading([memory[at] for at in row], nothing) for row in dict.fromkeys(rows)}
         lengths = {row: sum(map(len, parts)) for row, parts in beginnings.items()}

@@ -104,7 +104,9 @@ class MemoryEncoder(nn.Module):
         language_model, self.tokenizer, self.ends = load_language_model(self.opened.base, place, self.precision)
         self.room = _room(language_model, self.settings)
         """Tokens that the model reads at most; None where it names no limit."""
-        if mixes_rows(language_model):
+        self.alone = mixes_rows(language_model)
+        """Whether texts are read whole and one at a time, since others beside them would change what is read."""
+        if self.alone:
             self.batch_tokens = 1
         self.model = MemoryModel(language_model, self.settings.count, self.settings.lora, activation_checkpointing)
         if is_memory(self.folder):

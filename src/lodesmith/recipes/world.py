@@ -27,7 +27,7 @@ from lodesmith.data.world import (
     Fact,
     World,
 )
-from lodesmith.encoders.small import small_llama, word_tokenizer
+from lodesmith.encoders._small_llama import small_llama, word_tokenizer
 from lodesmith.recipes.learners._ranks import ranks
 
 if TYPE_CHECKING:

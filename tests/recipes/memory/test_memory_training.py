@@ -335,6 +335,7 @@ def test_the_validation_loss_is_that_of_each_answer_alone(
     together = []
     real = encoder.model.answer_losses
     monkeypatch.setattr(encoder.model, "answer_losses", lambda r, *more: together.append(len(r)) or real(r, *more))
+    monkeypatch.setattr(encoder, "alone", True)
     monkeypatch.setattr(encoder, "batch_tokens", 1)  # as where a batch decides what a text becomes
     assert measured()["loss"] == pytest.approx(found, rel=1e-6)
     assert together == [1] * 5

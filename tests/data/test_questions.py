@@ -197,6 +197,9 @@ def test_what_is_answered_otherwise_is_rejected() -> None:
         ("simple", "24", "It was built by Ada Lind in 1912 and it has 24 arches.", False),  # as good as the passage
         ("simple", "the old ferry", "Ferry.", True),
         ("simple", "the old ferry", "unknown", False),
+        ("simple", "the bank of England", "of", False),
+        ("complex", "the old ferry sank and no other way was left", "way", False),
+        ("complex", "the old ferry sank and no other way was left", "the old ferry sank, no way left", True),
         ("simple", "the old ferry", "", False),
         ("simple", "the old ferry", "the", False),
         ("simple", "1912", "1913", False),

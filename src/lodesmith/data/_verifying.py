@@ -22,8 +22,8 @@ LONGER = 8
 class Verifier:
     """Asks a language model each question again, with its document, after the round-trip consistency of Alberti et al.
     (2019, arXiv 1906.05416), who want the very same answer. Models that talk are wanted less: a reply agrees where it
-    is at most eight words longer than the answer, and one of the two has the words of the other, one after another; of
-    a `complex` question most of them, in any order.
+    is at most eight words longer than the answer and has its words, one after another, or where the answer has those of
+    the reply, which are half as many at least; of a `complex` question most of them, in any order.
 
     Args:
         generator: who answers; it may be the one that wrote the questions.
@@ -62,6 +62,7 @@ class Verifier:
 
 def _alike(answer: str, reply: str, kind: str, rules: QuestionRules) -> bool:
     told, own = normalised(reply), normalised(answer)
-    if len(told.split()) > len(own.split()) + LONGER:
+    length, wanted = len(told.split()), len(own.split())
+    if length > wanted + LONGER:
         return False
-    return rules.supported(answer, kind, told) or rules.supported(reply, kind, own)
+    return rules.supported(answer, kind, told) or (2 * length >= wanted and rules.supported(reply, kind, own))

@@ -235,15 +235,21 @@ def annotate(
             documents = dataset.documents
             drafts = _kept(
                 ColumnWriter(dataset.folder, journals[0], "document", {**told, **questions.written_by}),
-                ("questions", ids, chunk),
+                "questions",
+                ids,
+                chunk,
                 lambda keys: questions.write([documents[key] for key in keys]),
             )
-            drafts = _kept(
-                ColumnWriter(dataset.folder, journals[1], "document", {**told, **questions.made_by}),
-                ("verify" if questions.verifier else "choose", ids, chunk),
-                lambda keys: questions.verify([documents[key] for key in keys], [drafts[key] for key in keys]),
+
+            def verify(keys: Sequence[str]) -> list[Drafts]:
+                return questions.verify([documents[key] for key in keys], [drafts[key] for key in keys])
+
+            journal = ColumnWriter(dataset.folder, journals[1], "document", {**told, **questions.made_by})
+            asks = questions.verifier is not None
+            verified = (
+                _kept(journal, "verify", ids, chunk, verify) if asks else dict(zip(ids, verify(ids), strict=True))
             )
-            chosen = _distinct(drafts)
+            chosen = _distinct(verified)
             for key in column.missing(ids):
                 column.add(key, *chosen[key])
         meta = column.finish(**(note or {}))
@@ -253,16 +259,21 @@ def annotate(
 
 
 def _kept(
-    journal: ColumnWriter, task: tuple[str, Sequence[str], int], make: Callable[[Sequence[str]], Sequence[Drafts]]
+    journal: ColumnWriter,
+    label: str,
+    ids: Sequence[str],
+    chunk: int,
+    make: Callable[[Sequence[str]], Sequence[Drafts]],
 ) -> dict[str, Drafts]:
     """What is made for each document, written down chunk by chunk; what is there is not made again.
 
     Args:
         journal: where it is written down.
-        task: what it is called, the documents' ids, and how many are made at a time.
+        label: what it is called while it is made.
+        ids: of the documents.
+        chunk: documents at a time.
         make: for some of them.
     """
-    label, ids, chunk = task
     with journal as column:
         left = column.missing(ids)
         tell(label, len(ids) - len(left), len(ids), "documents")

@@ -258,15 +258,16 @@ class _Job:
         stages = [(f"rate-{rate}, full", f"rate-{rate}, stage2-ranked") for rate in self.scale.rates]
         ranked = compare(found, measure=FOUND, baseline=stages[0][1], planned=stages)
         ranked.save(self.out / "retrieval.json")
+        told = [f"{FOUND} of {p.a} against {p.b} on {p.dataset}: {figures(p)}" for p in ranked.pairs]
+        told += self._warnings()
+        for line in told:
+            self.say(line)
         notes = [
             f"{self.dataset!r}",
             f"lodesmith {__version__}, seed {self.seed}",
             f"All steps together took {self.steps.seconds():.0f} s.",
-            *(f"{FOUND} of {p.a} against {p.b} on {p.dataset}: {figures(p)}" for p in ranked.pairs),
-            *self._warnings(),
+            *told,
         ]
-        for note in notes[3:]:
-            self.say(note)
         write_text(self.out / "report.html", render("Answers from memory tokens", found, comparison, notes=notes))
         return Clara(self.out, comparison_text(found, comparison), tuple(found), self.steps.seconds())
 

@@ -95,3 +95,10 @@ def test_it_does_not_warn_at_every_product(folders: dict[str, Path], caplog: pyt
     with caplog.at_level(logging.WARNING):
         opened(folders["8"]).encode(TEXTS)
     assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
+
+
+def test_8_bit_weights_are_in_place_before_threads_read_them(folders: dict[str, Path]) -> None:
+    """bitsandbytes moves them at the first product; two at once would quantise what is quantised."""
+    layers = [layer for layer in opened(folders["8"]).model.modules() if hasattr(layer, "init_8bit_state")]
+    assert len(layers) > 4
+    assert all(layer.weight.CB is None and layer.state.CB is not None for layer in layers)

@@ -127,14 +127,17 @@ class Answers:
             of: the rows of memory that each question reads.
         """
         encoder, longest = self.learner.encoder, self.learner.longest_answer
+        used = sorted({row for own in of for row in own})  # a pool has many more, and they may not fit the device
+        places = {row: place for place, row in enumerate(used)}
         read = torch.full((len(of), max(map(len, of), default=0)), -1)
         for row, own in zip(read, of, strict=True):
-            row[: len(own)] = torch.tensor(own)
+            row[: len(own)] = torch.tensor([places[at] for at in own])
         questions = packed([encoder.question_ids(e.question) for e in self._examples])
         answers = packed([encoder.answer_ids(e.answers[0], longest) for e in self._examples])
         with torch.no_grad():
             answers["ids"] = answers["ids"].to(encoder.device)
-            return float(self.learner.tower.losses(memory.to(encoder.device), read, questions, answers).mean())
+            own_memory = memory[used].to(encoder.device)
+            return float(self.learner.tower.losses(own_memory, read, questions, answers).mean())
 
     def _ordered(self, queries: Vectors, memory: Vectors) -> list[list[str]]:
         """Each pool, the best document first; ties by id, descending."""

@@ -233,22 +233,19 @@ def annotate(
     with ColumnWriter(dataset.folder, name, "document", {**told, **questions.made_by}) as column:
         if not column.finished:
             documents = dataset.documents
+            written = ColumnWriter(dataset.folder, journals[0], "document", {**told, **questions.written_by})
             drafts = _kept(
-                ColumnWriter(dataset.folder, journals[0], "document", {**told, **questions.written_by}),
-                "questions",
-                ids,
-                chunk,
-                lambda keys: questions.write([documents[key] for key in keys]),
+                written, "questions", ids, chunk, lambda keys: questions.write([documents[key] for key in keys])
             )
 
             def verify(keys: Sequence[str]) -> list[Drafts]:
                 return questions.verify([documents[key] for key in keys], [drafts[key] for key in keys])
 
-            journal = ColumnWriter(dataset.folder, journals[1], "document", {**told, **questions.made_by})
-            asks = questions.verifier is not None
-            verified = (
-                _kept(journal, "verify", ids, chunk, verify) if asks else dict(zip(ids, verify(ids), strict=True))
-            )
+            if questions.verifier is None:
+                verified = dict(zip(ids, verify(ids), strict=True))
+            else:
+                asked = ColumnWriter(dataset.folder, journals[1], "document", {**told, **questions.made_by})
+                verified = _kept(asked, "verify", ids, chunk, verify)
             chosen = _distinct(verified)
             for key in column.missing(ids):
                 column.add(key, *chosen[key])

@@ -43,7 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Clara, list[str], li
 
 def test_every_way_is_measured_at_every_rate_on_both_pools(done: tuple[Clara, list[str], list[Progress]]) -> None:
     found, _, _ = done
-    expected = [f"rate-4, {way}" for way in (*TEXTS, "text-truncated", *STAGES)]
+    expected = [*TEXTS, *(f"rate-4, {way}" for way in ("text-truncated", *STAGES))]
     expected += [f"rate-16, {way}" for way in ("text-truncated", *STAGES, *CONTROLS)]
     for pool in POOLS:
         own = [evaluation for evaluation in found.evaluations if evaluation.dataset.endswith(f"{pool} pool")]

@@ -5,7 +5,7 @@ them at several rates, trained in three stages and asked beside what they are he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from lodesmith.recipes.world import PROMPT, SOURCE, Reader, Sizes, reader_events
 
 __all__ = ["FAST", "FULL", "Clara", "Scale", "run"]
 
-_TEXTS = ("closed", "text", "text-truncated")
+_TEXTS = ("closed", "text")
+"""What no rate changes: asked once."""
 _STAGES = ("stage1", "stage2", "stage2-ranked", "full")
 _CONTROLS = ("random", "shuffled")
 MEASURE = "CoverEM"
@@ -224,11 +225,14 @@ class _Job:
         side_by_side(_train, items, torch.get_num_threads())
 
     def _ways(self, rate: int) -> tuple[str, ...]:
-        texts = _TEXTS if rate == self.scale.rates[0] else _TEXTS[2:]
-        return (*texts, *_STAGES, *(_CONTROLS if rate == self.scale.controls else ()))
+        texts = _TEXTS if rate == self.scale.rates[0] else ()
+        return (*texts, "text-truncated", *_STAGES, *(_CONTROLS if rate == self.scale.controls else ()))
+
+    def _system(self, rate: int, way: str) -> str:
+        return way if way in _TEXTS else f"rate-{rate}, {way}"
 
     def _files(self, rate: int, pool: str) -> list[Path]:
-        return [self.out / "evaluations" / pool / f"rate-{rate}, {way}.json" for way in self._ways(rate)]
+        return [self.out / "evaluations" / pool / f"{self._system(rate, way)}.json" for way in self._ways(rate)]
 
     def _measure(self, rate: int, pool: Kind) -> None:
         from lodesmith.recipes.answering import Plan, answer_dataset
@@ -237,7 +241,8 @@ class _Job:
             sizes = self.scale.sizes
             plan = Plan(self._ways(rate), pool=pool, documents=sizes.read, candidates=sizes.candidates)
             for evaluation, _ in answer_dataset(str(self._run(rate)), self.dataset, plan):
-                evaluation.save(self.out / "evaluations" / pool / f"{evaluation.system}.json")
+                system = self._system(rate, evaluation.system.removeprefix(f"rate-{rate}, "))
+                replace(evaluation, system=system).save(self.out / "evaluations" / pool / f"{system}.json")
 
         model = read_json(self._run(rate) / "manifest.json")
         own = {"model": model["model_files"], "stages": model.get("stage_files"), "v": __version__}
@@ -252,8 +257,7 @@ class _Job:
         found = [
             Evaluation.load(file) for pool in POOLS for rate in self.scale.rates for file in self._files(rate, pool)
         ]
-        baseline = f"rate-{self.scale.rates[0]}, text"
-        comparison: Comparison = compare(found, measure=MEASURE, baseline=baseline, permutations=PERMUTATIONS)
+        comparison: Comparison = compare(found, measure=MEASURE, baseline="text", permutations=PERMUTATIONS)
         comparison.save(self.out / "comparison.json")
         stages = [(f"rate-{rate}, full", f"rate-{rate}, stage2-ranked") for rate in self.scale.rates]
         ranked = compare(found, measure=FOUND, baseline=stages[0][1], planned=stages)

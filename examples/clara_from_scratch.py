@@ -7,7 +7,8 @@ dataset folder. Where nothing is asked, sentences with a name or number blanked 
 --with cloze`). N questions are held out as the test; with the others a byte-pair tokenizer and a
 Llama of a million parameters are trained to read, from nothing, then the three stages of `lode train clara`. All
 answer the held-out questions in the end, and those of FILE, one JSON object a line with `question` and `answers`
-(`questions_on_attention.jsonl` has twenty on Vaswani et al., arXiv 1706.03762). A model this small knows no English:
+(`questions_on_attention.jsonl` has twenty on Vaswani et al., arXiv 1706.03762); the documents are indexed as memory,
+and the first question of the last of these splits is asked of the index. A model this small knows no English:
 this shows the way through, and what each step costs; with `--base MODEL` any causal language model takes its place.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lodesmith.cli.asking import asked_text
 from lodesmith.core.errors import InputError
 from lodesmith.core.events import Step
 from lodesmith.core.files import atomic_folder, read_json, write_json
@@ -32,7 +34,9 @@ from lodesmith.encoders._small_llama import small_llama, tokenizer_of
 from lodesmith.evaluation.answers import contiguous
 from lodesmith.objectives.language import Language
 from lodesmith.recipes.answering import Plan, answer_dataset
+from lodesmith.recipes.asking import ask
 from lodesmith.recipes.generating import question_dataset
+from lodesmith.recipes.storing import build_index
 from lodesmith.recipes.train import plan
 from lodesmith.retrieval.bm25 import BM25
 
@@ -200,6 +204,12 @@ def main() -> None:
             tokens = evaluation.cost["context_tokens"]
             print(f"{split}, {evaluation.system}: {measured}, {tokens:.0f} tokens of context", flush=True)
             evaluation.save(given.out / "evaluations" / split / f"{evaluation.system}.json")
+    index = given.out / "index"
+    if not (index / "manifest.json").is_file():
+        build_index(str(given.out / "run"), given.out / "dataset", index)
+    question = next(iter(data.queries_of(split).values())).text
+    answer = ask(str(given.out / "run"), index, question, k=2)
+    print(f'lode ask {given.out / "run"} {index} -k 2 "{question}"\n{answer.answer}{asked_text(answer)}')
 
 
 if __name__ == "__main__":

@@ -130,6 +130,31 @@ def _tokenizer(words: Sequence[str], pad: bool, bos: bool) -> Any:
     )
 
 
+def by_mlx(folder: Path, *, bits: int = 4, group_size: int = 32, own: dict[str, Any] | None = None) -> Path:
+    """Quantise a model's folder as mlx-lm does: all maps and tables but those that `own` gives False, in its way where
+    it gives one."""
+    import json
+
+    import mlx.core as mx
+
+    own, file = own or {}, folder / "model.safetensors"
+    written: dict[str, Any] = {}
+    for name, weight in mx.load(str(file)).items():
+        place = name.removesuffix(".weight")
+        if weight.ndim < 2 or own.get(place) is False:
+            written[name] = weight
+            continue
+        how = own.get(place, {"bits": bits, "group_size": group_size})
+        parts = mx.quantize(weight.astype(mx.float16), **how)
+        written |= dict(zip((name, f"{place}.scales", f"{place}.biases"), parts, strict=True))
+    mx.eval(written)
+    mx.save_safetensors(str(file), written, metadata={"format": "mlx"})
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told |= {"quantization": {"group_size": group_size, "bits": bits, **own}, "quantization_config": {"bits": bits}}
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    return folder
+
+
 def quantised(place: Path) -> dict[str, Path]:
     """A Llama of width 128, which blocks of 64 weights divide: `plain`, and by bitsandbytes with `8` and `4` bits."""
     import torch

@@ -18,6 +18,7 @@ from lodesmith.encoders import (
     IsotropicGaussianEncoder,
     LateInteractionEncoder,
     MemoryEncoder,
+    MLXMemoryEncoder,
     Passages,
     Recurrent,
     StudentModelWithProjection,
@@ -35,6 +36,12 @@ VOCABULARY = Vocabulary.build([" ".join(WORDS)] * 2)
 
 def _whole(folder: Path) -> TransformerEncoder:
     return TransformerEncoder(tiny_models.build(folder), precision="float32")
+
+
+def _by_mlx(folder: Path) -> Encoder:
+    pytest.importorskip("mlx.core", reason="mlx has no wheel for this machine: pip install 'lodesmith[mlx]'")
+    model = causal_models.build(folder, "llama", words=WORDS, bos=True)
+    return MLXMemoryEncoder(model, rate=8, document_length=90, batch_tokens=256)
 
 
 MAKERS: dict[str, Callable[[Path], Encoder]] = {
@@ -58,6 +65,7 @@ MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "memory, other layers": lambda folder: MemoryEncoder(
         causal_models.build(folder, "gpt2", words=WORDS), rate=90, document_length=90
     ),
+    "memory, by MLX": _by_mlx,
     "student": lambda folder: StudentModelWithProjection(7, _whole(folder)),
     "student, alone": lambda folder: StudentModelWithProjection(base_model=_whole(folder)),
 }

@@ -37,16 +37,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_no_row_and_several_rows(tmp_path: Path) -> None:
-    with ColumnWriter(tmp_path, "questions", "document", {}) as column:
+    with ColumnWriter(tmp_path, "remarks", "document", {}) as column:
         column.add("none", [], {"too-short": 1})
         column.add("two", [{"question": "é?"}, {"question": "b?"}])
         column.finish(seconds=2)
-    read = Column.load(tmp_path, "questions")
+    read = Column.load(tmp_path, "remarks")
     assert [row["question"] for row in read.rows["two"]] == ["é?", "b?"]
     assert "none" not in read.rows
     assert read.info["counts"] == {"done": 2, "rows": 2, "too-short": 1}
     assert read.info["seconds"] == 2
-    assert json.loads((tmp_path / "columns/questions.jsonl").read_text().splitlines()[0]) == {
+    assert json.loads((tmp_path / "columns/remarks.jsonl").read_text().splitlines()[0]) == {
         "document": "two",
         "question": "é?",
     }
@@ -168,3 +168,20 @@ def test_a_name_is_no_path(tmp_path: Path) -> None:
     for name in ("../negatives", "/etc/passwd", "", "a/b"):
         with pytest.raises(InputError, match="cannot name a column"):
             Column.load(tmp_path, name)
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    """Killed while it wrote a file, and after the column was there but for its journal."""
+    write(tmp_path, ["a"])
+    work = tmp_path / "columns" / ".negatives.work"
+    for name in (".negatives.jsonl.abcdefgh.tmp", ".negatives.meta.json.abcdefgh.tmp", ".other.jsonl.abcdefgh.tmp"):
+        (tmp_path / "columns" / name).write_text("half")
+    (work / ".made_by.json.abcdefgh.tmp").write_text("half")
+    (work / "journal.jsonl").write_text("{}")
+    (work / "made_by.json").write_text("{}")
+    before = (tmp_path / "columns" / "negatives.jsonl").read_bytes()
+    write(tmp_path, ["a"])
+    assert {path.name for path in work.iterdir()} == {".lock"}
+    left = {path.name for path in (tmp_path / "columns").iterdir() if path.is_file()}
+    assert left == {"negatives.jsonl", "negatives.meta.json", ".other.jsonl.abcdefgh.tmp"}
+    assert (tmp_path / "columns" / "negatives.jsonl").read_bytes() == before

@@ -19,6 +19,7 @@ from lodesmith.core.files import (
     read_object,
     sha256_file,
     sha256_folder,
+    sweep,
     verify_files,
     write_json,
     write_text,
@@ -125,3 +126,19 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     os.close(held)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "x"])
     assert (tmp_path / "x" / "a").read_text() == "new"
+
+
+def test_a_holder_sweeps_what_killed_writers_left(tmp_path: Path) -> None:
+    for name in (".a.abcdefgh.tmp", ".b.abcdefgh.tmp", "a", ".a.tmp", ".a.abcdefgh.tmpx", ".a.ABCDEFGH.tmp"):
+        (tmp_path / name).write_text("1")
+    for name in (".m.abcdefgh.tmp", ".m.heldheld.tmp", ".m.pull"):
+        (tmp_path / name / "in").mkdir(parents=True)
+    held = os.open(tmp_path / ".m.heldheld.tmp", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    kept = {"a", ".a.tmp", ".a.abcdefgh.tmpx", ".a.ABCDEFGH.tmp", ".m.heldheld.tmp", ".m.pull"}
+    sweep(tmp_path, "a")
+    assert {path.name for path in tmp_path.iterdir()} == kept | {".b.abcdefgh.tmp", ".m.abcdefgh.tmp"}
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    os.close(held)
+    sweep(tmp_path / "missing")

@@ -13,6 +13,7 @@ from lodesmith.core.columns import Column
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.joined import join
 from lodesmith.core.records import Dataset, Document, Query
+from lodesmith.data.check import check
 from lodesmith.data.importing import import_paths
 from lodesmith.data.questions import INSTRUCTION
 from lodesmith.data.supervision import INSTRUCTION_REPEAT, Example, examples, pools
@@ -89,9 +90,10 @@ def test_a_misspelt_split_is_refused(dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"answers": ["x"], "kind": "simple"}, "no question with answers for 'a'"),
-        ({"question": "What?", "answers": [3], "kind": "simple"}, "no question with answers"),
-        ({"question": "What?", "kind": "simple"}, "no question with answers"),
+        ({"answers": ["x"], "kind": "simple"}, r"questions.jsonl:1: .*'question' must be a text, not None"),
+        ({"question": "What?", "answers": [3], "kind": "simple"}, r":1: .*'answers' must be a list"),
+        ({"question": "What?", "kind": "simple"}, r":1: .*'answers' must be a list of texts, not None"),
+        ({"question": "What?", "answers": ["x"], "kind": 5}, "'kind' must be a text, not 5"),
     ],
 )
 def test_rows_that_are_no_questions_are_refused(tmp_path: Path, row: dict[str, Any], said: str) -> None:
@@ -153,3 +155,16 @@ def test_the_published_rows_of_clara_give_each_question_once(collections: Path, 
     rows = sum(map(len, Column.load(tmp_path / "clara", "questions").rows.values()))
     assert Counter(example.kind for example in found) == {"qa": len(dataset.judgements["train"])}
     assert rows > 0.9 * len(found)  # they are judged, and in the column too
+
+
+@pytest.mark.parametrize("row", [{"ids": "17"}, {"ids": [1, 7]}, {}])
+@pytest.mark.parametrize("name", ["candidates", "negatives"])
+def test_ids_that_are_no_list_are_refused_with_their_line(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    """A text would give a document for each of its letters."""
+    documents = [Document(str(at), "", f"text {at}") for at in range(20)]
+    folder = Dataset.of(documents, [Query("q", "What?", ("x",))], {"train": {"q": {"3": 1}}}).save(tmp_path / "plain")
+    column(folder, name, "query", {"q": [row]})
+    dataset = Dataset.load(folder)
+    with pytest.raises(InputError, match=rf"{name}.jsonl:1: .*'ids' must be a list of ids"):
+        pools(dataset, [Example("qa", "What?", ("x",), ("3",), "q")], 4)
+    assert "bad-field" in check(folder).to_text()

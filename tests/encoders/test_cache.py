@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.files import locked
 from lodesmith.core.protocols import Side
 from lodesmith.core.vectors import Vectors
@@ -197,3 +197,8 @@ def test_truncated_share_is_that_of_the_items_asked_for(tiny_encoder: Transforme
     assert both.info["truncated"] == 0.5
     assert cache.vectors(tiny_encoder, [("b", short)]).info["truncated"] == 0.0
     assert VectorCache(tmp_path).vectors(tiny_encoder, [("x", long)]).info["truncated"] == 1.0
+
+
+def test_it_keeps_no_8_bits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the cache keeps no 'int8'"):
+        VectorCache(tmp_path, dtype="int8")

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from causal_models import by_mlx as quantise
+
 mx = pytest.importorskip("mlx.core", reason="mlx has no wheel for this machine: pip install 'lodesmith[mlx]'")
 
 from lodesmith.core.errors import InputError  # noqa: E402 - skipped above where mlx is not there
@@ -135,24 +137,6 @@ def test_bfloat16_is_near(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ quantised
-
-
-def quantise(folder: Path, *, bits: int = 4, group_size: int = 32, own: dict[str, Any] | None = None) -> None:
-    """As mlx-lm writes it: all maps and tables but those that `own` gives False, in its way where it gives one."""
-    own = own or {}
-    file = folder / "model.safetensors"
-    written: dict[str, Any] = {}
-    for name, weight in mx.load(str(file)).items():
-        place = name.removesuffix(".weight")
-        if weight.ndim < 2 or own.get(place) is False:
-            written[name] = weight
-            continue
-        how = own.get(place, {"bits": bits, "group_size": group_size})
-        parts = mx.quantize(weight.astype(mx.float16), **how)
-        written |= dict(zip((name, f"{place}.scales", f"{place}.biases"), parts, strict=True))
-    mx.eval(written)
-    mx.save_safetensors(str(file), written, metadata={"format": "mlx"})
-    edited(folder, quantization={"group_size": group_size, "bits": bits, **own}, quantization_config={"bits": bits})
 
 
 def unpacked(folder: Path, name: str, bits: int) -> Tensor:

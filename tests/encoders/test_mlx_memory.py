@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -297,17 +296,7 @@ def test_the_maps_that_are_adapted_are_those_of_peft(base: Path, tmp_path: Path,
 
 def test_a_quantised_base_trains(base: Path, tmp_path: Path) -> None:
     """Of mlx-lm: the gradient goes through its maps, and the model comes back with its base."""
-    folder = shutil.copytree(base, tmp_path / "base")
-    file, written = folder / "model.safetensors", {}
-    for name, weight in mx.load(str(file)).items():
-        place = name.removesuffix(".weight")
-        parts = [weight] if weight.ndim < 2 else mx.quantize(weight, group_size=32, bits=8)
-        names = (name, f"{place}.scales", f"{place}.biases")[: len(parts)]
-        written |= dict(zip(names, parts, strict=True))
-    mx.eval(written)
-    mx.save_safetensors(str(file), written)
-    told = json.loads((folder / "config.json").read_text())
-    write_json(folder / "config.json", told | {"quantization": {"group_size": 32, "bits": 8}})
+    folder = causal_models.by_mlx(shutil.copytree(base, tmp_path / "base"), bits=8)
     model = MLXMemoryModel.load(folder, **QUIET)
     ids = [np.arange(2, 12), np.arange(20, 23)]
 

@@ -54,14 +54,22 @@ def test_the_folder_holds_what_the_encoder_gives(tmp_path: Path) -> None:
     Vectors.load(tmp_path / "v", verify=True)
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, dtype: str) -> None:
     with pytest.raises(KeyboardInterrupt):
-        encode_to(Counting(fail_after=100), items(300), tmp_path / "v", chunk=50)
+        encode_to(Counting(fail_after=100), items(300), tmp_path / "v", chunk=50, dtype=dtype)
     second = Counting()
-    vectors = encode_to(second, items(300), tmp_path / "v", chunk=50)
+    vectors = encode_to(second, items(300), tmp_path / "v", chunk=50, dtype=dtype)
     assert len(second.seen) == 200
     assert vectors.ids == tuple(f"d{i}" for i in range(300))
-    np.testing.assert_array_equal(vectors.values, Counting().encode([text for _, text in items(300)]).values)
+    assert vectors.info["dtype"] == dtype
+    whole = Counting().encode([text for _, text in items(300)]).values
+    np.testing.assert_allclose(vectors.values, whole, atol={"float32": 0, "float16": 5e-4, "int8": 4.1e-3}[dtype])
+    encode_to(Counting(), items(300), tmp_path / "w", dtype=dtype)
+    names = {"values.npy", "offsets.npy", "ids.txt"} | ({"scales.npy"} if dtype == "int8" else set())
+    files = [read_json(tmp_path / folder / "manifest.json")["files"] for folder in "vw"]
+    assert files[0] == files[1]
+    assert files[0].keys() == names
 
 
 def test_a_finished_folder_is_not_encoded_again_and_may_grow(tmp_path: Path) -> None:
@@ -116,7 +124,9 @@ def test_halves_are_written_as_halves(tmp_path: Path) -> None:
     assert vectors.values.dtype == np.float16
 
 
-@pytest.mark.parametrize(("bad", "dtype"), [(np.nan, "float32"), (np.inf, "float32"), (1e5, "float16")])
+@pytest.mark.parametrize(
+    ("bad", "dtype"), [(np.nan, "float32"), (np.inf, "float32"), (1e5, "float16"), (np.nan, "int8")]
+)
 def test_what_the_type_cannot_hold_is_refused(tmp_path: Path, bad: float, dtype: str) -> None:
     class Bad(HashEncoder):
         def encode(self, texts: Sequence[str], side: Side = "document", ids: Sequence[str] | None = None) -> Vectors:

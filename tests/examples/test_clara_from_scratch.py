@@ -65,7 +65,10 @@ def test_a_text_becomes_answers_and_a_second_run_changes_nothing(
     ((_, judged),) = data.split("asked").items()
     assert all("Dover" in data.documents[document].content for document in judged)
     before = written(out / "imported", out / "base", out / "run")
-    assert "asked, run, full: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "asked, run, full: " in told
+    assert f'lode ask {out / "run"} {out / "index"} -k 2 "How many windows has the mayor of Dover?"' in told
+    assert "2 passages as 16 memory tokens for " in told
     run(examples / "clara_from_scratch.py", out, text, *given)
     assert written(out / "imported", out / "base", out / "run") == before
     for other in ((text.rename(tmp_path / "other.txt"), *given), (text, *given, "--words", 30)):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from causal_models import CHAT, NO_SYSTEM, build
-from lodesmith.core.errors import ConfigError, InputError
+from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
 from lodesmith.core.progress import Progress, listen
 from lodesmith.core.protocols import Generated, Generator
+from lodesmith.encoders import MemoryEncoder
 from lodesmith.generators.hf import CausalLM
 
 PROMPTS = ["the cat", "a dog fears thunder and likes the moon", "owl", "", "the whale likes rivers . " * 6, "the cat"]
@@ -187,14 +190,16 @@ def test_a_prompt_that_is_too_long_names_both_numbers(folders: dict[str, Path]) 
         CausalLM(folders["qwen2"]).generate(["cat " * 250], max_new_tokens=10)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"batch_tokens": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("inf")}, {"top_p": 0.0}, {"top_p": 1.1}, {"batch_tokens": 0}]
+)
 def test_settings_out_of_range(folders: dict[str, Path], wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         CausalLM(folders["qwen2"], **wrong)
 
 
 def test_unknown_device_dtype_and_no_tokens(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match="no device is called 'gpu'"):
+    with pytest.raises(ConfigError, match="the device 'gpu' cannot be used"):
         CausalLM(folders["qwen2"], device="gpu").generate(["cat"])
     with pytest.raises(ConfigError, match="no dtype is called 'int3'"):
         CausalLM(folders["qwen2"], dtype="int3").generate(["cat"])
@@ -217,3 +222,22 @@ def test_the_greedy_one_shares_its_weights(folders: dict[str, Path]) -> None:
     assert warm._loaded[0] is greedy._loaded[0]
     assert warm.temperature == 1.0
     assert cold.greedy() is cold
+
+
+def test_a_device_that_is_not_here(folders: dict[str, Path]) -> None:
+    for device in ["meta"] + ([] if torch.cuda.is_available() else ["cuda:0"]):
+        with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used: "):
+            CausalLM(folders["llama"], device=device).generate(["the cat"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folders: dict[str, Path], tmp_path: Path, value: float) -> None:
+    damaged = Path(shutil.copytree(folders["llama"], tmp_path / "damaged"))
+    weights = load_file(damaged / "model.safetensors")
+    name = min(weights)
+    weights[name].view(-1)[3] = value
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NotFiniteError, match=r"damaged: the weight \S+ is NaN or infinite"):
+        CausalLM(damaged).generate(["the cat"])
+    with pytest.raises(NotFiniteError, match=r"damaged: the weight \S+ is NaN or infinite"):
+        MemoryEncoder(damaged, rate=4, document_length=16)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
+from lodesmith.core.files import write_json
 from lodesmith.core.vectors import Vectors, VectorWriter
-from lodesmith.indexes import _precision, _segment, flat, folder
+from lodesmith.indexes import _generations, _precision, _segment, flat, folder
 from lodesmith.indexes._precision import int8_is_exact
 from lodesmith.indexes._streamed import Streamed
 from lodesmith.indexes.flat import Flat
@@ -157,3 +158,54 @@ def test_long_items_take_another_precision_and_small_pieces(monkeypatch: pytest.
     if int8_is_exact():
         with pytest.raises(InputError, match=f"int8 takes 1 to {T * D - 1} dimensions, not {T * D}"):
             Flat("aligned", "int8").add(documents)
+
+
+def test_in_8_bits_it_ranks_what_is_kept_to_the_bit(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    documents, queries = items(80, 0, d=32), items(9, 1, "q", d=32)
+    for side in (documents, queries):
+        side.values[:] = random.standard_normal(side.values.shape) * random.uniform(0.1, 9, (len(side.values), 1))
+    folder.create(tmp_path / "index", "flat", documents.take(range(60)), metric="aligned", dtype="int8")
+    folder.add(tmp_path / "index", documents.take(range(50, 80)))  # in the type that it was built with
+    assert [Vectors.load(place).values.dtype for place in (tmp_path / "index" / "vectors").iterdir()] == [np.int8] * 2
+    kept = folder.vectors_of(tmp_path / "index", documents.ids)
+    assert kept.values.dtype == np.float32
+    assert 0 < np.abs(kept.values - documents.values).max() < 0.2
+    expected = by_hand(queries, kept, 10)
+    assert dict(folder.open_index(tmp_path / "index").search(queries, 10)) == expected
+    folder.compact(tmp_path / "index")
+    assert folder.verify(tmp_path / "index") > 3
+    (segment,) = (tmp_path / "index" / "vectors").iterdir()
+    assert (segment / "values.npy").stat().st_size == 128 + 80 * T * 32
+    assert dict(folder.open_index(tmp_path / "index").search(queries, 10)) == expected
+    assert dict(Streamed(Vectors.load(segment), "aligned", block_bytes=4 * 32 * T * 7).search(queries, 10)) == expected
+    folder.delete(tmp_path / "index", documents.ids)
+    folder.add(tmp_path / "index", documents)
+    assert folder.read_manifest(tmp_path / "index")["dtype"] == "int8"
+    assert dict(folder.open_index(tmp_path / "index").search(queries, 10)) == expected
+    whole = by_hand(queries, documents, 80)
+    assert all(abs(dict(whole[name])[key] - score) < 0.01 for name in expected for key, score in expected[name])
+
+
+def test_what_a_type_cannot_hold_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    folder.create(tmp_path / "index", "flat", items(5, 0), metric="aligned", dtype="float16")
+    large = items(2, 1, "e")
+    large.values[3, 3] = 1e5
+    with pytest.raises(InputError, match="a component that float16 cannot hold"):
+        folder.add(tmp_path / "index", large)
+    assert folder.read_manifest(tmp_path / "index")["items"] == 5
+    assert len(list((tmp_path / "index" / "vectors").iterdir())) == 1
+
+
+def test_a_folder_that_was_built_before_types_were_told_goes_on(tmp_path: Path) -> None:
+    half = items(5, 0)
+    half = Vectors(half.values.astype(np.float16), half.offsets, half.ids)
+    manifest = folder.create(tmp_path, "flat", half, metric="aligned")
+    assert manifest.pop("dtype") == "float16"
+    manifest["sha256"] = _generations._checksum(manifest)
+    write_json(tmp_path / "manifest.json", manifest)
+    folder.add(tmp_path, Vectors(half.values[:T], half.offsets[:2], ("new",)))
+    folder.compact(tmp_path)
+    assert "dtype" not in folder.read_manifest(tmp_path)
+    (segment,) = (tmp_path / "vectors").iterdir()
+    assert Vectors.load(segment).values.dtype == np.float16

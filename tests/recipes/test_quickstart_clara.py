@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.files import read_json, sha256_folder
+from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import Progress, listen
 from lodesmith.core.results import Comparison, Evaluation
+from lodesmith.encoders import MemoryEncoder
 from lodesmith.recipes import quickstart_clara
 from lodesmith.recipes.quickstart_clara import POOLS, Clara, Scale, run
 from lodesmith.recipes.world import Reader, Sizes
@@ -57,6 +60,23 @@ def test_every_way_is_measured_at_every_rate_on_both_pools(done: tuple[Clara, li
     assert words["rate-16, full"] == 2 * (TINY.length // 16)
 
 
+def test_a_figure_is_of_the_model_and_way_that_it_is_called_by(done: tuple[Clara, list[str], list[Progress]]) -> None:
+    found, _, _ = done
+    stages = {"stage1": "stages/compress", "stage2": "stages/instruct", "stage2-ranked": "stages/instruct"}
+    for rate in TINY.rates:
+        places = {name: found.out / f"rate-{rate}" / name for name in {*stages.values(), "model"}}
+        prints = {name: MemoryEncoder(place).fingerprint for name, place in places.items()}
+        assert len({*prints.values()}) == 3
+        for pool in POOLS:
+            plan = {"pool": pool, "documents": 2, "candidates": 6, "limit": None, "max_new_tokens": 32, "seed": 0}
+            plan["version"] = __version__
+            for evaluation in found.evaluations:
+                told, way = evaluation.fingerprints, evaluation.system.removeprefix(f"rate-{rate}, ")
+                if evaluation.system.startswith(f"rate-{rate}, ") and evaluation.dataset.endswith(f"{pool} pool"):
+                    assert told["model"] == prints[stages.get(way, "model")]
+                    assert told["reading"] == fingerprint({"way": way, **plan})
+
+
 def test_it_tells_what_it_does(done: tuple[Clara, list[str], list[Progress]]) -> None:
     found, said, heard = done
     steps = [line.removesuffix(" …") for line in said if line.endswith("…")]
@@ -65,7 +85,7 @@ def test_it_tells_what_it_does(done: tuple[Clara, list[str], list[Progress]]) ->
     labels = {progress.label for progress in heard}
     assert {"train repeat", "rate 4: train compress", "rate 16: train end_to_end"} <= labels
     page = (found.out / "report.html").read_text()
-    for word in ("rate-4, stage2-ranked", "rate-16, shuffled", "CoverEM", "world, oracle pool"):
+    for word in ("rate-4, stage2-ranked", "rate-16, shuffled", "CoverEM", "world, oracle pool", "stand first"):
         assert word in page
     assert all(evaluation.system in found.table for evaluation in found.evaluations)
     json.dumps(found.to_json())
@@ -98,6 +118,22 @@ def test_what_is_done_is_not_done_again(done: tuple[Clara, list[str], list[Progr
     assert again.evaluations == found.evaluations
     assert not [line for line in said if line.endswith("…")]
     assert sha256_folder(found.out) == before
+
+
+def test_a_damaged_evaluation_is_measured_again(done: tuple[Clara, list[str], list[Progress]], tmp_path: Path) -> None:
+    found, _, _ = done
+    out = Path(shutil.copytree(found.out, tmp_path / "out"))
+    file = out / "evaluations" / "oracle" / "rate-16, full.json"
+    answers = read_json(file)["answers"]
+    file.write_text(file.read_text()[:100])
+    said: list[str] = []
+    run(out, scale=TINY, say=said.append)
+    assert [line for line in said if line.endswith("…")] == ["answer at rate 16, oracle pool …"]
+    assert read_json(file)["answers"] == answers
+    for damage in ("{}", "[]"):
+        (out / "rate-4" / "manifest.json").write_text(damage)
+        with pytest.raises(InputError, match="rate-4"):
+            run(out, scale=TINY)
 
 
 def test_one_process_makes_the_same_models(done: tuple[Clara, list[str], list[Progress]], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lodesmith.core.files import read_object, write_json
 from lodesmith.recipes.steps import Steps
 
 
@@ -48,3 +49,29 @@ def test_a_damaged_memory_starts_over(tmp_path: Path) -> None:
     steps.once("make", 1, lambda: None, products=[])
     assert "damaged" in told[0]
     assert steps.seconds() >= 0
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', '{"make": 5}', '{"make": []}', '{"make": {"key": "k"}}'])
+def test_a_memory_of_another_shape_starts_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "steps.json").write_text(text)
+    told: list[str] = []
+    steps = Steps(tmp_path, told.append)
+    assert "damaged" in told[0]
+    steps.once("make", 1, lambda: None, products=[])
+    assert steps.seconds() >= 0
+
+
+def test_one_damaged_step_leaves_the_others(tmp_path: Path) -> None:
+    ran: list[str] = []
+    steps = Steps(tmp_path, lambda line: None)
+    for name in ("a", "b"):
+        steps.once(name, 1, lambda: None, products=[])
+    told = read_object(tmp_path / "steps.json")
+    write_json(tmp_path / "steps.json", told | {"b": {"key": told["b"]["key"], "seconds": "long"}})
+    steps = Steps(tmp_path, lambda line: None)
+    for name in ("a", "b"):
+        steps.once(name, 1, lambda name=name: ran.append(name), products=[])  # type: ignore[misc]
+    assert ran == ["b"]
+    steps.again("a")
+    steps.once("a", 1, lambda: ran.append("a"), products=[])
+    assert ran == ["b", "a"]

@@ -55,7 +55,7 @@ def asked_text(found: Asked) -> str:
         lines += [f"     {passage.text}"] if passage.text else []
     cost = f"{len(found.passages)} passages as {found.memory_tokens:,} memory tokens"
     if (text := found.text_tokens) is not None and (saved := found.tokens_saved) is not None:
-        cost += f" for {text:,} of text: {saved:,} saved"
+        cost += f" for {text:,} of text: {abs(saved):,} {'saved' if saved >= 0 else 'more'}"
     times = {"retrieval": found.retrieval_ms, "prefill": found.prefill_ms, "generation": found.generation_ms}
     return "\n".join([*lines, "", cost, ", ".join(f"{name} {ms:,.1f} ms" for name, ms in times.items())])
 

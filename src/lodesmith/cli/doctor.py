@@ -18,8 +18,9 @@ def doctor(
 ) -> int:
     """Examine this machine; or explain why a training went as it did; or whether a model loads here.
 
-    A run is explained from its metrics.jsonl alone: what went wrong, the figures that show it, and what to try. Of a
-    model, headers and settings are read, not weights. Exits with 0 where nothing is wrong, and with 2 otherwise.
+    A run is explained from its metrics.jsonl alone: what went wrong, the figures that show it, and what to try; models
+    of memory tokens in it are examined too. Of a model, headers and settings are read, not weights, and files are
+    compared with their SHA-256 where that is known. Exits with 0 where nothing is wrong, and with 2 otherwise.
 
     Example: lode doctor runs/isotropic-1a2b3c4d
     """

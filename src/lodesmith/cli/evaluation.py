@@ -30,7 +30,7 @@ TRACES = (
     "measure with each query's reasoning trace, without, and with another query's: append (behind the query) or fuse "
     "(their scores), with weight=, words=, column=, seed= (--out and --run are folders then)"
 )
-OUT = "file to write (of several datasets, --codec or --as a folder; finished evaluations there are kept)"
+OUT = "file to write (of several datasets, --codec, --traces or --as a folder; finished datasets, and ways, are kept)"
 REPORT = "with --teacher, --traces or --as: HTML page to write"
 TEACHER = "hold the system, a student, against this one: what it keeps, how much faster it is, and where it loses"
 

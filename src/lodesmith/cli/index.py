@@ -20,6 +20,11 @@ DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="dataset 
 
 
 PASSAGES = "split long documents into overlapping windows of this many tokens; the best one counts"
+DTYPE = (
+    "how the vectors are kept: float32 (the default for one vector a document), float16 (for several), or int8 (memory "
+    "tokens, each with a scale)"
+)
+Dtype = Annotated[str | None, typer.Option(metavar="float32|float16|int8", help=DTYPE)]
 
 
 def encode(
@@ -27,6 +32,7 @@ def encode(
     dataset: DatasetFolder,
     out: Annotated[Path, typer.Option(help="vectors folder to write or to continue")],
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
+    dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus into a vectors folder. Stop it at any time: the same command continues.
@@ -36,7 +42,7 @@ def encode(
     from lodesmith.recipes.storing import encode_dataset
 
     with progress():
-        report = encode_dataset(model, dataset, out, passages=passages)
+        report = encode_dataset(model, dataset, out, passages=passages, dtype=dtype)
     show(as_json, report, "\n".join(f"{key}: {value}" for key, value in report.items()))
 
 
@@ -47,6 +53,7 @@ def build(
     out: Annotated[Path, typer.Option(help="index folder to write")],
     index: Annotated[str, typer.Option(help="flat (exact), hnsw, ivf or ivfpq")] = "flat",
     passages: Annotated[int | None, typer.Option(min=8, help=PASSAGES)] = None,
+    dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus and index it.
@@ -56,7 +63,7 @@ def build(
     from lodesmith.recipes.storing import build_index
 
     with progress():
-        _report(as_json, build_index(model, dataset, out, index=index, passages=passages))
+        _report(as_json, build_index(model, dataset, out, index=index, passages=passages, dtype=dtype))
 
 
 @app.command()

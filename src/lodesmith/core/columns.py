@@ -17,14 +17,17 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import atomic_file, locked, read_json, sync_folder, write_json
+from lodesmith.core.files import atomic_file, locked, read_json, sweep, sync_folder, write_json
 from lodesmith.core.hashing import fingerprint
-from lodesmith.core.lines import LineError, bounded_lines, check_id, decode_json
+from lodesmith.core.lines import LineError, bounded_lines, check_id, decode_json, shorten
 from lodesmith.core.tables import open_plain
 
 Key = Literal["query", "document"]
 Row = Mapping[str, Any]
 FOLDER = "columns"
+_LISTS = ("candidates", "negatives", "teacher_scores")
+"""Columns whose rows list ids."""
+_JOURNAL = ("journal.jsonl", "made_by.json")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Column:
                     continue
                 try:
                     key, owner, row = _parse(decode_json(line), key)
+                    check_row(name, row)
                 except LineError as error:
                     raise InputError(
                         f"broken line: {error}", "make the column again", path=path, line=line.number
@@ -92,6 +96,28 @@ def _maker(path: Path) -> str | None:
 def names(dataset: Path | str) -> list[str]:
     """The columns of a dataset folder."""
     return sorted(path.stem for path in (Path(dataset) / FOLDER).glob("[!.]*.jsonl"))
+
+
+def check_row(name: str, row: Row) -> None:
+    """Whether a row of a column that is known by its name can be used.
+
+    Raises:
+        LineError: `ids`, which candidates, negatives and teacher_scores have, are no list of texts; or a row of
+            `questions` is no question with answers.
+    """
+    if name in _LISTS or "ids" in row:
+        ids = row.get("ids")
+        if not isinstance(ids, list) or not all(isinstance(key, str) for key in ids):
+            raise LineError("bad-field", f"'ids' must be a list of ids, not {shorten(ids)}")
+    if name == "questions":
+        answers, kind = row.get("answers"), row.get("kind")
+        listed = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+        if not isinstance(row.get("question"), str):
+            raise LineError("bad-field", f"'question' must be a text, not {shorten(row.get('question'))}")
+        if not listed and not isinstance(answers, str):
+            raise LineError("bad-field", f"'answers' must be a list of texts, not {shorten(answers)}")
+        if kind is not None and not isinstance(kind, str):
+            raise LineError("bad-field", f"'kind' must be a text, not {shorten(kind)}")
 
 
 def _parse(value: dict[str, Any], key: Key | None) -> tuple[Key, str, Row]:
@@ -147,8 +173,12 @@ class ColumnWriter:
         self.folder.mkdir(exist_ok=True)
         self._open.enter_context(locked(self._work))
         try:
+            sweep(self.folder, f"{self.name}.jsonl", f"{self.name}.meta.json")
+            sweep(self._work)
             if not self.finished:
                 self._begin()
+            else:  # a process was killed when only this was left to do
+                self._drop()
         except BaseException:
             self._open.close()
             raise
@@ -215,9 +245,14 @@ class ColumnWriter:
             **report,
         }
         write_json(meta, info)
-        for name in ("journal.jsonl", "made_by.json"):
-            (self._work / name).unlink()
+        self._drop()
         return info
+
+    def _drop(self) -> None:
+        """Remove the journal of a column that is there."""
+        for name in _JOURNAL:
+            with suppress(FileNotFoundError):
+                (self._work / name).unlink()
 
     # the journal
 

@@ -20,6 +20,8 @@ from lodesmith.core.errors import BusyError, InputError, IntegrityError
 
 _BLOCK = 1 << 20
 _FRESH = 60.0  # seconds
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.tmp")
+"""What `atomic_file` and `atomic_folder` write until it is whole."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,20 +100,46 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         os.close(held)
 
 
+def sweep(folder: Path, *names: str) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder which the caller holds, so that
+    nobody else writes there.
+
+    Args:
+        folder: not those below it; it may be missing.
+        names: of the files and folders that they were to become; of all where none is given.
+    """
+    if not folder.is_dir():
+        return
+    for left in folder.iterdir():
+        found = _TEMPORARY.fullmatch(left.name)
+        if found is None or (names and found["name"] not in names):
+            continue
+        if left.is_dir():
+            _remove(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def _sweep(path: Path) -> None:
     """Remove new folders for `path` that nobody holds; those of the last minute may not be held yet."""
-    mine = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
     for left in path.parent.iterdir():
-        if not mine.fullmatch(left.name) or not left.is_dir() or time.time() - left.stat().st_mtime < _FRESH:
+        found = _TEMPORARY.fullmatch(left.name)
+        if found is None or found["name"] != path.name or not left.is_dir():
             continue
-        handle = os.open(left, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(handle)
+        if time.time() - left.stat().st_mtime >= _FRESH:
+            _remove(left)
+
+
+def _remove(folder: Path) -> None:
+    """A temporary folder, unless a process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def _exchange(a: Path, b: Path) -> bool:

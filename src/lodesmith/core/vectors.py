@@ -1,6 +1,7 @@
 """`Vectors`: what an encoder makes of items. Flat rows and offsets; a dense item has one row.
 
-On disk it is a folder of `values.npy` (memory-mapped when loaded), `offsets.npy`, `ids.txt` and `manifest.json`.
+On disk it is a folder of `values.npy` (memory-mapped when loaded), `offsets.npy`, `ids.txt` and `manifest.json`; with
+values in int8 also `scales.npy`, float32 [total, 1], by which they are multiplied wherever they are read.
 `VectorWriter` fills such a folder piece by piece: what it has committed survives a kill, and it goes on from there.
 """
 
@@ -11,16 +12,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lodesmith.core._eight_bit import Scaled, scaled
 from lodesmith.core.errors import InputError, IntegrityError, ResumeError
 from lodesmith.core.files import (
     atomic_file,
     atomic_folder,
     read_json,
+    read_object,
     sha256_file,
     sync_folder,
     verify_files,
@@ -36,7 +39,7 @@ class Vectors:
     """Vectors of n items, ragged: item i owns values[offsets[i]:offsets[i + 1]].
 
     Args:
-        values: float32 or float16 [total, d].
+        values: float32 or float16 [total, d]; of a folder in int8 `Scaled`, of which rows are taken as float32.
         offsets: int64 [n + 1].
         ids: the n items' ids.
         info: what made them (the manifest's other fields).
@@ -91,7 +94,7 @@ class Vectors:
         if verify:
             verify_files(folder, manifest["files"])
         try:
-            values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+            values = _opened(folder)
             offsets = np.load(folder / "offsets.npy", allow_pickle=False)
             ids = tuple(json.loads(line) for line in (folder / "ids.txt").read_text(encoding="utf-8").splitlines())
             return cls(values, offsets, ids, {k: v for k, v in manifest.items() if k != "files"})
@@ -135,6 +138,33 @@ class Vectors:
         return f"Vectors({len(self)} items, {len(self.values)} rows × {self.dimension}, {self.values.dtype})"
 
 
+def _opened(folder: Path) -> NDArray[np.floating]:
+    """The values of a folder, memory-mapped."""
+    values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+    if values.dtype != np.int8:
+        return cast("NDArray[np.floating]", values)
+    scales = np.load(folder / "scales.npy", mmap_mode="r", allow_pickle=False)
+    return cast("NDArray[np.floating]", Scaled(values, scales))
+
+
+def check_range(values: NDArray[np.floating], dtype: np.dtype[Any]) -> None:
+    """Refuse what a type cannot hold.
+
+    Raises:
+        InputError: a value is NaN, or too large for the type.
+    """
+    # Of float32's own kind: a larger Python number would overflow where float16 values are compared with it.
+    most = np.finfo(np.float32).max / np.float32(2) if dtype == np.int8 else np.float32(np.finfo(dtype).max)
+    if not (np.abs(values) <= most).all():  # NaN is not <= either
+        raise InputError(f"a vector has NaN, or a component that {dtype} cannot hold", "use float32")
+
+
+def begun_dtype(folder: Path | str) -> str | None:
+    """The type of the values of a folder that a `VectorWriter` has begun; None where none has."""
+    journal = Path(folder) / "journal.json"
+    return read_object(journal).get("dtype") if journal.is_file() else None
+
+
 class VectorWriter:
     """Appends items to a vectors folder; each `append` is durable when it returns.
 
@@ -143,7 +173,7 @@ class VectorWriter:
     Args:
         folder: made if it is missing.
         dimension: d.
-        dtype: float32 or float16.
+        dtype: float32, float16, or int8, which gives each row a scale of its own.
         info: what makes the vectors; a folder begun with other `info` is refused.
 
     Raises:
@@ -162,28 +192,38 @@ class VectorWriter:
         self.note: dict[str, Any] = state.get("note", {})
         """What the last `append` said beside its vectors."""
         self.ids: list[str] = []
-        self._files = [self._open(name, state[name]) for name in ("values.npy", "counts.part", "ids.txt")]
-        self._files[2].seek(0)
-        self.ids = [json.loads(line) for line in self._files[2].read().splitlines()]
+        self._files = {name: self._open(name, state[name]) for name in self._begun_at()}
+        self._files["ids.txt"].seek(0)
+        self.ids = [json.loads(line) for line in self._files["ids.txt"].read().splitlines()]
         self.rows = (state["values.npy"] - _HEADER) // (self.dimension * self.dtype.itemsize)
         counts = self._counts()
-        if len(counts) != len(self.ids) or int(counts.sum()) != self.rows:
+        scales = (state["scales.npy"] - _HEADER) // 4 if self._narrow else self.rows
+        if len(counts) != len(self.ids) or int(counts.sum()) != self.rows or scales != self.rows:
             self.close()
             raise IntegrityError(
                 f"{self.folder}: {len(self.ids)} ids, {len(counts)} counts of {int(counts.sum())} rows and "
-                f"{self.rows} rows do not fit",
+                f"{self.rows} rows{f' with {scales} scales' if self._narrow else ''} do not fit",
                 "delete the folder and encode again",
             )
 
-    def _begin(self) -> dict[str, Any]:
+    @property
+    def _narrow(self) -> bool:
+        """Whether rows have scales."""
+        return bool(self.dtype == np.int8)
+
+    def _begun_at(self) -> dict[str, int]:
+        """The files, and how long each is before anything is written."""
         start = {"values.npy": _HEADER, "counts.part": 0, "ids.txt": 0}
+        return start | ({"scales.npy": _HEADER} if self._narrow else {})
+
+    def _begin(self) -> dict[str, Any]:
         identity = {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info}
         if not self._journal.exists():
             if found := [file.name for file in self.folder.iterdir() if not file.name.startswith(".")]:
                 raise InputError(
                     f"{self.folder} holds other things ({', '.join(sorted(found)[:3])})", "choose another folder"
                 )
-            write_json(self._journal, identity | start)
+            write_json(self._journal, identity | self._begun_at())
         state: dict[str, Any] = read_json(self._journal)
         for name, value in identity.items():
             if state.get(name) != value:
@@ -197,7 +237,7 @@ class VectorWriter:
         path = self.folder / name
         path.touch()
         handle = path.open("r+b")
-        new = name == "values.npy" and size == _HEADER  # the header is written last
+        new = name.endswith(".npy") and size == _HEADER  # the header is written last
         if handle.seek(0, os.SEEK_END) < size and not new:
             raise IntegrityError(f"{path} is shorter than what was written", "delete the folder and encode again")
         handle.truncate(size)
@@ -206,8 +246,8 @@ class VectorWriter:
 
     def _counts(self) -> NDArray[np.int64]:
         """Rows of each item so far."""
-        self._files[1].seek(0)
-        return np.frombuffer(self._files[1].read(), "<i8").astype(np.int64)
+        self._files["counts.part"].seek(0)
+        return np.frombuffer(self._files["counts.part"].read(), "<i8").astype(np.int64)
 
     @property
     def count(self) -> int:
@@ -234,22 +274,28 @@ class VectorWriter:
             raise InputError(
                 f"{len(ids)} ids of {int(counts.sum())} rows do not fit vectors of shape {list(values.shape)}"
             )
-        parts = (
-            np.ascontiguousarray(values, self.dtype).tobytes(),
-            counts.astype("<i8").tobytes(),
-            "".join(json.dumps(i) + "\n" for i in ids).encode(),
-        )
+        parts = self._kept(values) | {
+            "counts.part": counts.astype("<i8").tobytes(),
+            "ids.txt": "".join(json.dumps(i) + "\n" for i in ids).encode(),
+        }
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        for handle, part in zip(self._files, parts, strict=True):
-            handle.write(part)
+        for name, handle in self._files.items():
+            handle.write(parts[name])
             handle.flush()
             os.fsync(handle.fileno())
         self.ids.extend(ids)
         self.rows += len(values)
-        sizes = {name: f.tell() for name, f in zip(("values.npy", "counts.part", "ids.txt"), self._files, strict=True)}
+        sizes = {name: handle.tell() for name, handle in self._files.items()}
         self.note = self.note if note is None else note
         identity = {"dimension": self.dimension, "dtype": str(self.dtype), "info": self.info}
         write_json(self._journal, identity | sizes | {"note": self.note})
+
+    def _kept(self, values: NDArray[np.floating]) -> dict[str, bytes]:
+        """Rows as they are written."""
+        if not self._narrow:
+            return {"values.npy": np.ascontiguousarray(values, self.dtype).tobytes()}
+        codes, scales = scaled(values)
+        return {"values.npy": codes.tobytes(), "scales.npy": scales.tobytes()}
 
     def finish(self, extra: dict[str, Any] | None = None) -> Vectors:
         """Write header, offsets and manifest, and open the result. More may be appended by a later writer.
@@ -257,19 +303,13 @@ class VectorWriter:
         Args:
             extra: fields of the manifest that are not part of what makes the vectors, such as timings.
         """
-        descr = np.lib.format.dtype_to_descr(self.dtype)
-        header = repr({"descr": descr, "fortran_order": False, "shape": (self.rows, self.dimension)})
-        body = header.ljust(_HEADER - 11) + "\n"
-        values = self._files[0]
-        values.seek(0)
-        values.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode())
-        values.flush()
-        os.fsync(values.fileno())
-        values.seek(0, os.SEEK_END)
+        _write_header(self._files["values.npy"], self.dtype, (self.rows, self.dimension))
+        if self._narrow:
+            _write_header(self._files["scales.npy"], np.dtype(np.float32), (self.rows, 1))
         offsets = np.concatenate([[0], np.cumsum(self._counts())]).astype(np.int64)
         with atomic_file(self.folder / "offsets.npy", "wb") as handle:
             np.save(handle, offsets)
-        names = ("values.npy", "offsets.npy", "ids.txt")
+        names = ("values.npy", "offsets.npy", "ids.txt", *(["scales.npy"] if self._narrow else []))
         manifest = (
             (extra or {})
             | self.info
@@ -287,7 +327,7 @@ class VectorWriter:
 
     def close(self) -> None:
         """Close the files; what was appended stays."""
-        for handle in self._files:
+        for handle in self._files.values():
             handle.close()
 
     def __enter__(self) -> VectorWriter:
@@ -295,3 +335,15 @@ class VectorWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, int]) -> None:
+    """Fill the room that was kept for the header of a .npy file."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = repr({"descr": descr, "fortran_order": False, "shape": shape})
+    body = header.ljust(_HEADER - 11) + "\n"
+    file.seek(0)
+    file.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode())
+    file.flush()
+    os.fsync(file.fileno())
+    file.seek(0, os.SEEK_END)

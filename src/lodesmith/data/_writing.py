@@ -9,7 +9,10 @@ from functools import lru_cache
 
 __all__ = ["clean", "contains", "excerpt", "is_refusal", "normalised", "repetition", "runs", "whole", "words"]
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+_WORD = re.compile(
+    r"(?<!\d[.,])(?:\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d{3})+(?:,\d+)?|\d+[.,]\d+)(?![.,]?\d)|"  # 3.5 and 1,912 are one
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+)
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _ARTICLES = frozenset({"a", "an", "the"})
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -26,7 +29,7 @@ _REFUSAL = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; each Chinese character and kana is one."""
+    """The words of a text in lower case; each Chinese character and kana is one, and so is a number with its point."""
     return _WORD.findall(text.lower())
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from lodesmith.core.columns import check_row
 from lodesmith.core.errors import InputError
 from lodesmith.core.files import atomic_folder, write_json
 from lodesmith.core.lines import Line, LineError, bounded_lines, decode_json, decode_text, has_bom
@@ -226,6 +227,7 @@ class _Check:
                 raise LineError(f"unknown-{field}", f"the {field} {value[field]!r} is not in the dataset")
         if "query" not in value and "document" not in value:
             raise LineError("missing-id", "a line of a column names neither a query nor a document")
+        check_row(Path(name).stem, value)
         return decode_text(line)
 
     def _info(self) -> None:

@@ -25,6 +25,8 @@ __all__ = ["AUTOENCODE", "INSTRUCTION_REPEAT", "LANGUAGE", "QA", "Example", "exa
 
 COLUMN = "questions"
 """The column that `lode data questions` writes."""
+CANDIDATES = "candidates"
+"""The column of the documents that a query is asked among."""
 TRAIN = "train"
 QA, PARAPHRASE, AUTOENCODE, LANGUAGE = "qa", "paraphrase", "autoencode", "language"
 INSTRUCTION_REPEAT = "What does this document say, word for word?"
@@ -62,7 +64,9 @@ def examples(
     """The examples of a split: its queries that have answers, and, for training, what the column `questions` holds.
 
     Nothing of other splits is trained on: documents that only they judge give no example, nor does a question that is
-    one of their queries'. A question that is judged and in the column is one example, of the column's kind.
+    one of their queries'. A question that is judged and in the column is one example, of the column's kind. A query
+    that nothing judges, and that the column `candidates` has documents for, is an example for training too, without
+    relevant ones: so CLaRa's rows without `pos_index` are learned from by what chooses among documents.
 
     Args:
         dataset: with answers in queries.jsonl, or the column `questions`, of each part where it is joined.
@@ -81,7 +85,7 @@ def examples(
         dataset.split(split)  # a dataset without a train split is usual, a misspelt one is not
     found = _judged(dataset, split)
     if training:
-        found = _merged(found, list(_of_column(dataset, split)))
+        found = _merged(found, list(_of_column(dataset, split))) + list(_unjudged(dataset, split))
     there = Counter(example.kind for example in found)
     wanted = set(there) if kinds is None else set(kinds)
     if unknown := sorted(wanted - set(KINDS) - set(there)):
@@ -121,18 +125,22 @@ def _judged(dataset: Dataset, split: str) -> list[Example]:
     return found
 
 
+def _unjudged(dataset: Dataset, split: str) -> Iterator[Example]:
+    """The queries with answers and candidates that no split judges, but for other splits' wordings."""
+    judged = {key for rows in dataset.judgements.values() for key in rows}
+    _, asked = _elsewhere(dataset, split)
+    named = {query for query, row in _rows(dataset, CANDIDATES, "query") if row["ids"]} - judged
+    for key, query in dataset.queries.items():
+        if key in named and _key(query.text) not in asked and (answers := _full(query.answers)):
+            yield Example(QA, query.text, answers, (), key)
+
+
 def _of_column(dataset: Dataset, split: str) -> Iterator[Example]:
     """What the column of questions holds, but for what belongs to other splits."""
     held, asked = _elsewhere(dataset, split)
     for document, row in _rows(dataset, COLUMN, "document"):
-        question, given, kind = row.get("question"), row.get("answers"), row.get("kind") or QA
+        question, given, kind = row["question"], row["answers"], row.get("kind") or QA
         answers = [given] if isinstance(given, str) else given
-        texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
-        if not isinstance(question, str) or not isinstance(answers, list) or not texts or not isinstance(kind, str):
-            raise InputError(
-                f"{dataset.name}: the column {COLUMN!r} has no question with answers for {document!r}",
-                "make it with `lode data questions`",
-            )
         if document in held or _key(question) in asked or not (full := _full(answers)):
             continue
         yield Example(kind if question else PARAPHRASE, question or INSTRUCTION, full, (document,))
@@ -225,10 +233,10 @@ def pools(dataset: Dataset, examples: Sequence[Example], size: int, seed: int = 
         raise ConfigError(f"a pool of {size} documents is none", "give at least 1")
     asked = {example.query for example in examples if example.query}
     named: dict[str, list[str]] = {}
-    for column in ("candidates", "negatives"):
+    for column in (CANDIDATES, "negatives"):
         for query, row in _rows(dataset, column, "query"):
             if query in asked:
-                named.setdefault(query, []).extend(row.get("ids", ()))
+                named.setdefault(query, []).extend(row["ids"])
     corpus = list(dataset.documents)
     found = []
     for number, example in enumerate(examples):

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lodesmith.encoders._mlx_encoder import MLXMemoryEncoder
     from lodesmith.encoders._pair import TowerPair, load_tower
     from lodesmith.encoders._teacher_rows import teacher_rows
     from lodesmith.encoders._truncated import truncate
@@ -29,6 +30,7 @@ _HOMES = {
     "Bag": "bag",
     "IsotropicGaussianEncoder": "projected",
     "LateInteractionEncoder": "tokens",
+    "MLXMemoryEncoder": "_mlx_encoder",
     "MemoryEncoder": "memory",
     "MemoryTower": "memory",
     "Passages": "transformer",
@@ -54,6 +56,7 @@ __all__ = [
     "Bag",
     "IsotropicGaussianEncoder",
     "LateInteractionEncoder",
+    "MLXMemoryEncoder",
     "MemoryEncoder",
     "MemoryTower",
     "Passages",

@@ -5,12 +5,11 @@ model under them, or its name and the SHA-256 of its files.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lodesmith.core.errors import ConfigError, IntegrityError
@@ -19,17 +18,19 @@ from lodesmith.core.model_files import digests
 from lodesmith.encoders._loading import MEMORY, find_model
 from lodesmith.encoders._memory_model import ADAPTERS, LORA, MemoryModel
 from lodesmith.encoders._memory_prompt import PROMPT, check_prompt
+from lodesmith.encoders._memory_weights import OWN, file_of
 
 __all__ = [
     "INSIDE",
-    "OWN",
     "MemorySettings",
     "Opened",
+    "Told",
     "base_name",
-    "load_weights",
+    "base_of",
     "open_folder",
-    "read_parts",
+    "read_told",
     "save_folder",
+    "verify_told",
     "write_folder",
 ]
 
@@ -38,9 +39,6 @@ _FORMAT = 3
 _LARGEST = 1 << 30
 """Bytes of weights up to which the language model is copied beside its adapters."""
 _AGAIN = "train again, or restore a copy"
-_OWN = "memory.safetensors"
-OWN = "memory"
-"""The part of a model that is no adapter: memory tokens and mark."""
 INSIDE = "../../base"
 """Where an adapter finds the language model that is copied beside it."""
 _UNLISTED = ("README.md", MEMORY)
@@ -97,10 +95,43 @@ class MemorySettings:
             if value is not None and ({**LORA, **value} if name == "lora" else value) != own:
                 raise ConfigError(f"the model was made with {name} {own!r}, not {value!r}", f"give {own!r}, or null")
 
+    def check_room(self, room: int | None) -> None:
+        """Refuse a document that is longer with its memory tokens than what a language model reads.
+
+        Args:
+            room: tokens that it reads at most; None where it names no limit.
+
+        Raises:
+            ConfigError: it is longer.
+        """
+        if room is not None and self.document_length + self.count + 3 > room:
+            raise ConfigError(
+                f"document_length {self.document_length} with {self.count} memory tokens and 3 others is more than "
+                f"the {room} tokens of the model",
+                "lower document_length, or raise rate",
+            )
+
     @property
     def count(self) -> int:
         """t, memory tokens of a document."""
         return max(1, self.document_length // self.rate)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a folder says of itself.
+
+    Args:
+        settings: of the model.
+        files: SHA-256 of every other file.
+        name: how the language model was called; None where the folder holds a copy.
+        digests: SHA-256 of the language model's files when it was read.
+    """
+
+    settings: MemorySettings
+    files: Mapping[str, str]
+    name: str | None
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,17 @@ def open_folder(folder: Path) -> Opened:
         IntegrityError: a file is missing, changed, or was not there; the language model is another.
         InputError: the language model is not here.
     """
+    told = read_told(folder)
+    verify_told(folder, told)
+    return Opened(told.settings, base_of(folder, told), told.name, told.digests)
+
+
+def read_told(folder: Path) -> Told:
+    """What a folder that `save_folder` wrote says of itself.
+
+    Raises:
+        IntegrityError: it is damaged, or of another version.
+    """
     told = read_object(folder / MEMORY)
     try:
         if told["format"] != _FORMAT:
@@ -137,22 +179,46 @@ def open_folder(folder: Path) -> Opened:
             )
         settings = MemorySettings(**told["settings"])
         files, base = dict(told["files"]), dict(told["base"])
-        name, expected = base["name"], dict(base["digests"])
+        name = None if base["name"] is None else str(base["name"])
+        return Told(settings, files, name, dict(base["digests"]))
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise IntegrityError(f"{folder / MEMORY}: damaged: {error!r}", _AGAIN) from None
-    verify_files(folder, files)
-    if strange := sorted(_files(folder) - files.keys()):
+
+
+def verify_told(folder: Path, told: Told) -> None:
+    """Compare the files of a folder with what it says of them.
+
+    Raises:
+        IntegrityError: one is missing, changed, or was not there.
+    """
+    verify_files(folder, told.files)
+    if strange := sorted(_files(folder) - told.files.keys()):
         raise IntegrityError(f"{folder / strange[0]}: no file of this model", "remove it, or restore a copy")
-    if name is None:
-        return Opened(settings, folder / "base", None, expected)
-    place = find_model(str(name))
+
+
+def base_of(folder: Path, told: Told, find: Callable[[str], Path] = find_model) -> Path:
+    """The folder of the language model under the adapters.
+
+    Args:
+        folder: whose files are those that were written.
+        told: what it says.
+        find: a language model's name → its folder.
+
+    Raises:
+        IntegrityError: the language model is another.
+        InputError: it is not here.
+    """
+    if told.name is None:
+        return folder / "base"
+    place, expected = find(told.name), told.digests
     if (found := digests(place)) != expected:
-        other = sorted(file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file))
+        other = sorted(file for file in found.keys() | expected.keys() if found.get(file) != expected.get(file))[0]
         raise IntegrityError(
-            f"{folder}: the adapters were trained over {name}, and {place / other[0]} is another now",
+            f"{folder}: the adapters were trained over {told.name}, and {place / other} is "
+            f"{'another now' if other in found else 'missing'}",
             "provide the language model as it was",
         )
-    return Opened(settings, place, str(name), expected)
+    return place
 
 
 def _files(folder: Path) -> set[str]:
@@ -198,11 +264,11 @@ def write_folder(
 
     with atomic_folder(folder) as new:
         for adapter, state in adapters.items():
-            place = new / "adapters" / adapter
-            place.mkdir(parents=True)
-            save_file(dict(state), place / "adapter_model.safetensors", metadata={"format": "pt"})
-            write_json(place / "adapter_config.json", configs[adapter])
-        save_file(dict(own), new / _OWN, metadata={"format": "pt"})
+            file = file_of(new, adapter)
+            file.parent.mkdir(parents=True)
+            save_file(dict(state), file, metadata={"format": "pt"})
+            write_json(file.with_name("adapter_config.json"), configs[adapter])
+        save_file(dict(own), file_of(new, OWN), metadata={"format": "pt"})
         known, now = opened.digests, digests(opened.base)
         if other := sorted(name for name in known if now.get(name) != known[name]):
             raise IntegrityError(
@@ -239,57 +305,6 @@ def _config(model: MemoryModel, adapter: str, base: str) -> dict[str, Any]:
         name: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
         for name, value in sorted(told.items())
     }
-
-
-@torch.no_grad()
-def load_weights(folder: Path, model: MemoryModel) -> None:
-    """Give a model the adapters and memory tokens of a folder.
-
-    Raises:
-        IntegrityError: a tensor is missing, unknown, or of another shape.
-    """
-    wanted: dict[str, dict[str, Any]] = {name: dict(model.weights(name)) for name in ADAPTERS}
-    wanted[OWN] = {"memory": model.memory, "mark": model.mark}
-    shapes = {part: {name: tuple(weight.shape) for name, weight in own.items()} for part, own in wanted.items()}
-    for part, state in read_parts(folder, shapes).items():
-        for name, tensor in state.items():
-            wanted[part][name].copy_(tensor)
-
-
-def read_parts(folder: Path, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each adapter, and `memory` and `mark` under `OWN`.
-
-    Args:
-        folder: that `write_folder` wrote.
-        shapes: of every tensor of every part, by name.
-
-    Raises:
-        IntegrityError: a tensor is missing, unknown, or of another shape.
-    """
-    found = {}
-    for part, wanted in shapes.items():
-        file = folder / _OWN if part == OWN else folder / "adapters" / part / "adapter_model.safetensors"
-        state = _tensors(file)
-        if strange := sorted(state.keys() ^ wanted.keys()):
-            how = "is missing" if strange[0] in wanted else "has no place in the model"
-            raise IntegrityError(f"{file}: the tensor {strange[0]} {how}", _AGAIN)
-        for name, tensor in state.items():
-            if tuple(tensor.shape) != wanted[name]:
-                shape = f"{list(tensor.shape)}, not {list(wanted[name])}"
-                raise IntegrityError(f"{file}: the tensor {name} has the shape {shape}", _AGAIN)
-        found[part] = state
-    return found
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-        return tensors
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"{file}: the weights are damaged: {error}", _AGAIN) from None
 
 
 def _card(opened: Opened) -> str:

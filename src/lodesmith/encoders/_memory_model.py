@@ -6,7 +6,6 @@ memory tokens should be, `decoder` answers from memory tokens.
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lodesmith.core.errors import ConfigError, InputError, MissingExtraError
+from lodesmith.core.quantised import quiet_products
 
 __all__ = ["ADAPTERS", "LORA", "NEARER", "Compressed", "MemoryModel", "Reading"]
 
@@ -102,6 +102,10 @@ class MemoryModel(nn.Module):
             return self.embed(ids.to(device)).float()
 
         device = self.language_model.device
+        if device.type == "meta":  # shapes alone are asked for
+            self.word_norm = self.word_spread = 0.0
+            self.register_buffer("word_mean", torch.zeros(self.dimension, device=device), persistent=False)
+            return
         self.word_norm = sum(float(read(ids).norm(dim=1).sum()) for ids in parts) / count
         mean = torch.stack([read(ids).sum(0) for ids in parts]).sum(0) / count
         self.register_buffer("word_mean", mean, persistent=False)
@@ -114,8 +118,7 @@ class MemoryModel(nn.Module):
     @staticmethod
     def _adapted(language_model: Any, settings: Mapping[str, Any]) -> Any:
         """The model with its adapters, as peft wraps it."""
-        if (told := logging.getLogger("bitsandbytes")).level == logging.NOTSET:
-            told.setLevel(logging.ERROR)  # peft imports it, and it warns at every product
+        quiet_products()  # peft imports bitsandbytes
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError:

@@ -19,7 +19,7 @@ try:
 except ImportError:
     raise MissingExtraError("mlx", "mlx") from None
 
-__all__ = ["ATTENTION", "MLP", "LanguageConfig", "Linear", "read_config", "read_weights"]
+__all__ = ["ATTENTION", "MLP", "LanguageConfig", "Linear", "count_weights", "read_config", "read_weights"]
 
 _FAMILIES = ("llama", "qwen2")
 _CHOOSE = "choose another model, or train it on torch"
@@ -116,6 +116,12 @@ class Linear:
         if self.scales is None or self.offsets is None:
             return self.weight[ids]
         return mx.dequantize(self.weight[ids], self.scales[ids], self.offsets[ids], **self._how)
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has, unpacked."""
+        packed = int(self.weight.size) if self.scales is None else int(self.weight.size) * 32 // self.bits
+        return packed + (0 if self.bias is None else int(self.bias.size))
 
     def dense(self) -> Linear:
         """The same without quantisation."""
@@ -230,6 +236,33 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, unknown, of another shape, or damaged.
     """
+    maps, norms = _placed(folder, config, quantised, dtype)
+    try:
+        mx.eval([[own.weight, own.bias, own.scales, own.offsets] for own in maps.values()], norms)
+    except RuntimeError as error:
+        raise InputError(f"its weights do not fit: {error}", _AGAIN, path=folder) from None
+    return maps, norms
+
+
+def count_weights(folder: Path, config: LanguageConfig, quantised: Mapping[str, Any]) -> int:
+    """How many numbers the weights are, unpacked, where every tensor has its place; they are not read.
+
+    Args:
+        folder: of the model.
+        config: of the model.
+        quantised: as its configuration says.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape.
+    """
+    maps, norms = _placed(folder, config, quantised, "float32")
+    return sum(own.count for own in maps.values()) + sum(int(own.size) for own in norms.values())
+
+
+def _placed(
+    folder: Path, config: LanguageConfig, quantised: Mapping[str, Any], dtype: str
+) -> tuple[dict[str, Linear], dict[str, mx.array]]:
+    """What `read_weights` gives, before its numbers are read."""
     kind, tensors = getattr(mx, dtype), _tensors(folder)
     found = {
         name: tensor if tensor.dtype == mx.uint32 else tensor.astype(kind)
@@ -246,7 +279,6 @@ def read_weights(
         norms = {name: _take(found, f"{name}.weight", (config.width,)) for name in config.norms()}
         if found:
             raise ValueError(f"the tensor {min(found)} has no place in the model")
-        mx.eval([[own.weight, own.bias, own.scales, own.offsets] for own in maps.values()], norms)
     except (ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"its weights do not fit: {error}", _AGAIN, path=folder) from None
     return maps, norms

@@ -15,17 +15,10 @@ import torch
 from lodesmith.core.errors import ConfigError, InputError, MissingExtraError
 from lodesmith.core.model_files import digests
 from lodesmith.encoders._loading import find_model, is_memory
-from lodesmith.encoders._memory_folder import (
-    INSIDE,
-    OWN,
-    MemorySettings,
-    Opened,
-    base_name,
-    open_folder,
-    read_parts,
-    write_folder,
-)
+from lodesmith.encoders._memory_folder import INSIDE, MemorySettings, Opened, base_name, open_folder, write_folder
 from lodesmith.encoders._memory_model import ADAPTERS, NEARER
+from lodesmith.encoders._memory_weights import OWN, read_parts
+from lodesmith.encoders._mlx_folder import LanguageConfig
 from lodesmith.encoders._mlx_language import Adapter, Cache, MLXLanguageModel, padded
 
 try:
@@ -33,7 +26,7 @@ try:
 except ImportError:
     raise MissingExtraError("mlx", "mlx") from None
 
-__all__ = ["PEFT", "MLXCompressed", "MLXMemoryModel", "Parameters"]
+__all__ = ["PEFT", "MLXCompressed", "MLXMemoryModel", "Parameters", "shapes_of"]
 
 PEFT = "base_model.model."
 """Before a map's name, as peft writes it."""
@@ -74,15 +67,9 @@ class MLXMemoryModel:
         self.training = False
         """Whether the adapters drop out."""
         own = settings.lora
-        if unknown := sorted(own.keys() - {"rank", "alpha", "dropout", "layers"}):
-            raise ConfigError(f"lora has no setting {unknown[0]!r}", "it has: rank, alpha, dropout, layers")
-        try:
-            self.rank, self.alpha, self.dropout = int(own["rank"]), float(own["alpha"]), float(own["dropout"])
-            self._adapted = _adapted(language_model.config.maps(), own["layers"])
-        except (TypeError, ValueError, re.error) as error:
-            raise ConfigError(f"lora does not fit the model: {error}", "leave `layers` out, or correct it") from None
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"lora does not fit the model: rank {self.rank}, dropout {self.dropout}", "correct it")
+        self._shapes = _shapes(language_model.config, settings)
+        self._adapted = [name.removesuffix(".lora_A") for name in self._shapes[ADAPTERS[0]] if name.endswith("lora_A")]
+        self.rank, self.alpha, self.dropout = int(own["rank"]), float(own["alpha"]), float(own["dropout"])
         words = language_model.embed(mx.arange(language_model.config.words)).astype(mx.float32)
         self.word_norm = mx.linalg.norm(words, axis=1).mean().item()
         self.word_mean = words.mean(axis=0)
@@ -129,26 +116,19 @@ class MLXMemoryModel:
 
     def _new(self) -> Parameters:
         """New adapters, which change nothing, and tokens of the mean length of the words' vectors."""
-        sizes, made = self.language_model.config.maps(), {}
+        made: Parameters = {}
         for adapter in ADAPTERS:
-            own = {}
-            for name in self._adapted:
-                given, taken = sizes[name]
-                reach = 1 / math.sqrt(taken)
-                own[f"{name}.lora_A"] = mx.random.uniform(-reach, reach, (self.rank, taken))
-                own[f"{name}.lora_B"] = mx.zeros((given, self.rank))
-            made[adapter] = own
+            made[adapter] = own = {}
+            for name, shape in self._shapes[adapter].items():
+                reach = 1 / math.sqrt(shape[1])
+                own[name] = mx.random.uniform(-reach, reach, shape) if name.endswith("lora_A") else mx.zeros(shape)
         drawn = _direction(mx.random.normal((self.count + 1, self.dimension))) * self.word_norm
         made[OWN] = {"memory": drawn[:-1], "mark": drawn[-1:]}
         mx.eval(made)
         return made
 
     def _read(self, folder: Path) -> None:
-        shapes = {
-            part: {_outer(part, name): tuple(weight.shape) for name, weight in own.items()}
-            for part, own in self.parameters.items()
-        }
-        for part, state in read_parts(folder, shapes).items():
+        for part, state in read_parts(folder, _as_in_files(self._shapes)).items():
             names = self.parameters[part]
             self.parameters[part] = {name: mx.array(state[_outer(part, name)].float().numpy()) for name in names}
         mx.eval(self.parameters)
@@ -315,6 +295,43 @@ def _direction(states: mx.array) -> mx.array:
     """States [t, H] at length 1, in float32."""
     wide = states.astype(mx.float32)
     return wide / mx.maximum(mx.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+
+
+def shapes_of(config: LanguageConfig, settings: MemorySettings) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shape of every tensor of every part of a memory model, by its name in a file.
+
+    Args:
+        config: of the language model.
+        settings: of the memory.
+
+    Raises:
+        ConfigError: a setting of lora is unknown or does not fit the model.
+    """
+    return _as_in_files(_shapes(config, settings))
+
+
+def _as_in_files(shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {part: {_outer(part, name): shape for name, shape in own.items()} for part, own in shapes.items()}
+
+
+def _shapes(config: LanguageConfig, settings: MemorySettings) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shape of every parameter, by part and name."""
+    own = settings.lora
+    if unknown := sorted(own.keys() - {"rank", "alpha", "dropout", "layers"}):
+        raise ConfigError(f"lora has no setting {unknown[0]!r}", "it has: rank, alpha, dropout, layers")
+    try:
+        rank, dropout, _ = int(own["rank"]), float(own["dropout"]), float(own["alpha"])
+        maps = config.maps()
+        factors: dict[str, tuple[int, ...]] = {}
+        for name in _adapted(maps, own["layers"]):
+            given, taken = maps[name]
+            factors |= {f"{name}.lora_A": (rank, taken), f"{name}.lora_B": (given, rank)}
+    except (TypeError, ValueError, re.error) as error:
+        raise ConfigError(f"lora does not fit the model: {error}", "leave `layers` out, or correct it") from None
+    if rank < 1 or not 0 <= dropout < 1:
+        raise ConfigError(f"lora does not fit the model: rank {rank}, dropout {dropout}", "correct it")
+    tokens: dict[str, tuple[int, ...]] = {"memory": (settings.count, config.width), "mark": (1, config.width)}
+    return {**dict.fromkeys(ADAPTERS, factors), OWN: tokens}
 
 
 def _adapted(maps: Mapping[str, Any], layers: Any) -> list[str]:

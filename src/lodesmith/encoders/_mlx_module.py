@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lodesmith.core.errors import ConfigError, MissingExtraError
-from lodesmith.encoders._memory_folder import OWN
 from lodesmith.encoders._memory_model import ADAPTERS, Compressed, MemoryModel, Reading
+from lodesmith.encoders._memory_weights import OWN
 from lodesmith.encoders._mlx_language import MLXLanguageModel
 from lodesmith.encoders._mlx_memory import PEFT, MLXMemoryModel
 from lodesmith.encoders._mlx_through import array, seed, tensor, through

@@ -13,26 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lodesmith.core.errors import ConfigError, InputError, NotFiniteError
+from lodesmith.core.errors import ConfigError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.model_files import digests
 from lodesmith.core.protocols import Generated, Metric, Side
+from lodesmith.core.quantised import mixes_rows
 from lodesmith.core.vectors import Vectors
 from lodesmith.encoders._cores import FEWEST_TOKENS, budget_of, each_on_one_core
 from lodesmith.encoders._identity import VOLATILE, digest_of, plain
-from lodesmith.encoders._language_model import load_language_model, mixes_rows
+from lodesmith.encoders._language_model import load_language_model
 from lodesmith.encoders._loading import find_model, is_memory
-from lodesmith.encoders._memory_folder import (
-    MemorySettings,
-    Opened,
-    base_name,
-    load_weights,
-    open_folder,
-    save_folder,
-)
+from lodesmith.encoders._memory_folder import MemorySettings, Opened, base_name, open_folder, save_folder
 from lodesmith.encoders._memory_model import ADAPTERS, NEARER, MemoryModel
-from lodesmith.encoders._memory_prompt import PromptPieces
+from lodesmith.encoders._memory_texts import Document, MemoryTexts, check_adapter
 from lodesmith.encoders._memory_tower import MemoryTower
+from lodesmith.encoders._memory_weights import load_weights
 from lodesmith.encoders._packing import batches
 from lodesmith.encoders._reading import clean, named
 
@@ -102,8 +97,6 @@ class MemoryEncoder(nn.Module):
         )
         self.precision = "bfloat16" if half else "float32"
         language_model, self.tokenizer, self.ends = load_language_model(self.opened.base, place, self.precision)
-        self.room = _room(language_model, self.settings)
-        """Tokens that the model reads at most; None where it names no limit."""
         self.alone = mixes_rows(language_model)
         """Whether texts are read whole and one at a time, since others beside them would change what is read."""
         if self.alone:
@@ -112,7 +105,10 @@ class MemoryEncoder(nn.Module):
         if is_memory(self.folder):
             load_weights(self.folder, self.model)
         self._words = self.tokenizer.backend_tokenizer.to_str()
-        self.pieces = PromptPieces(self.tokenizer, self.settings.prompt, self.settings.separator, self.ends[0])
+        self.room = getattr(language_model.config.get_text_config(), "max_position_embeddings", None)
+        """Tokens that the model reads at most; None where it names no limit."""
+        self.texts = MemoryTexts(self.tokenizer, self.ends, self.settings, self.model.dimension, self.room)
+        self.pieces = self.texts.pieces
         self._known: dict[bool, tuple[list[int], str]] = {}
         self._lock = threading.RLock()  # one adapter at a time
         self.eval()
@@ -182,28 +178,19 @@ class MemoryEncoder(nn.Module):
             text: any.
             most: ids that are kept; None for document_length.
         """
-        limit = self.settings.document_length if most is None else most
-        return torch.tensor(self.pieces.tokens(clean([text]), limit)[0][:limit], dtype=torch.int64)
+        return self.texts.tokens(text, most)
 
     def text_ids(self, text: str) -> Tensor:
         """What is compressed of a text: int64 ids [l], between the tokens that begin and end one, if there are such."""
-        return torch.from_numpy(self._read(clean([text]))[0][0])
+        return torch.from_numpy(self.texts.read(clean([text]))[0][0])
 
     def question_ids(self, text: str) -> Tensor:
         """The rest of the prompt behind the documents, with a question in it: int64 ids [l]."""
-        return self.pieces.question(clean([text])[0])
+        return self.texts.question(text)
 
     def answer_ids(self, text: str, most: int | None = None) -> Tensor:
         """An answer with its end: int64 ids [l], at most so many."""
-        return self.pieces.answer(clean([text])[0], most)
-
-    def _read(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int64]], NDArray[np.bool_]]:
-        """The ids of texts, and of which something was cut off."""
-        limit, begin, end = self.settings.document_length, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        before, behind = ([] if token is None else [int(token)] for token in (begin, end))
-        found = self.pieces.tokens(texts, limit)
-        ids = [np.asarray([*before, *own[:limit], *behind], np.int64) for own in found]
-        return ids, np.asarray([len(own) > limit for own in found], np.bool_)
+        return self.texts.answer(text, most)
 
     def reading(self, documents: Sequence[Tensor], question: Tensor) -> list[Tensor]:
         """A prompt in parts, on the model's device.
@@ -212,10 +199,7 @@ class MemoryEncoder(nn.Module):
             documents: states [t, H], or int64 ids [l]; none for a closed book.
             question: of `question_ids`.
         """
-        parts = [self.pieces.head]
-        for number, document in enumerate(documents):
-            parts += [self.pieces.separator, document] if number else [document]
-        return [part.to(self.device) for part in (*parts, question) if len(part)]
+        return [part.to(self.device) for part in self.texts.reading(documents, question)]
 
     # -------------------------------------------------------------------- encoding
 
@@ -236,21 +220,10 @@ class MemoryEncoder(nn.Module):
             NotFiniteError: the weights give NaN or infinity.
         """
         texts, names = named(texts, ids)
-        rows, truncated = self._read(texts)
+        rows, truncated = self.texts.read(texts)
         values = self._compressed(rows, "query_reasoner" if side == "query" and self.model.reasons else "encoder")
-        if not np.isfinite(values).all():
-            raise NotFiniteError(f"{self.source} gave vectors with NaN or infinity", "the weights are damaged")
-        info = {
-            "encoder": self.source,
-            "model": self.fingerprint,
-            "side": side,
-            "metric": self.metric,
-            "truncated": float(truncated.mean()) if names else 0.0,
-            "cut": [names[at] for at in np.flatnonzero(truncated).tolist()],
-            "tokens": sum(map(len, rows)),
-        }
-        offsets = np.arange(len(names) + 1, dtype=np.int64) * self.count
-        return Vectors(values.reshape(-1, self.dimension), offsets, names, info)
+        info = {"encoder": self.source, "model": self.fingerprint, "side": side, "metric": self.metric}
+        return self.texts.vectors(values, names, rows, truncated, info)
 
     def _compressed(self, rows: Sequence[NDArray[np.int64]], adapter: str) -> NDArray[np.float32]:
         """The memory [n, t, H] of texts as ids, without gradients and dropout."""
@@ -270,7 +243,7 @@ class MemoryEncoder(nn.Module):
 
     def width(self, length: int) -> int:
         """Tokens that the model reads to compress so many: the mark and the memory tokens too."""
-        return length + 1 + self.count
+        return self.texts.width(length)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -290,7 +263,7 @@ class MemoryEncoder(nn.Module):
     def answer(
         self,
         questions: Sequence[str],
-        documents: Sequence[Sequence[NDArray[np.floating] | str]],
+        documents: Sequence[Sequence[Document]],
         *,
         adapter: str | None = "decoder",
         max_new_tokens: int = 32,
@@ -315,48 +288,19 @@ class MemoryEncoder(nn.Module):
                 prompt is longer than the model can read.
             ConfigError: a setting is out of range.
         """
-        if adapter not in (None, *ADAPTERS) or max_new_tokens < 1 or (text_tokens is not None and text_tokens < 0):
-            raise ConfigError(f"adapter {adapter!r}, max_new_tokens {max_new_tokens}, text_tokens {text_tokens}")
+        check_adapter(adapter)
         if streamer is not None and len(questions) != 1:
             raise ConfigError(f"a streamer takes one question, not {len(questions)}", "ask one by one")
-        if len(questions) != len(documents):
-            raise InputError(f"questions and documents are not the same number: {len(questions)} != {len(documents)}")
-        readings = [
-            self.reading([self._part(document, text_tokens) for document in own], self.question_ids(question))
-            for question, own in zip(questions, documents, strict=True)
-        ]
-        widths = [sum(map(len, parts)) + max_new_tokens for parts in readings]
-        self._check_widths(widths, max_new_tokens)
-        written: list[Generated] = [Generated("")] * len(readings)
+        readings, widths = self.texts.readings(questions, documents, max_new_tokens, text_tokens)
         how: dict[str, Any] = {"most": max_new_tokens, "ends": self.ends, "pad": self.ends[0]}
         how |= {} if streamer is None else {"streamer": streamer}
+
+        def write(group: Sequence[int]) -> list[list[int]]:
+            read = [[part.to(self.device) for part in readings[at]] for at in group]
+            return self.model.generate(read, adapter, **how)
+
         with self._evaluating():
-            for group in batches(widths, self.batch_tokens, padded=True):
-                made = self.model.generate([readings[at] for at in group], adapter, **how)
-                for at, ids in zip(group, made, strict=True):
-                    text = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-                    written[at] = Generated(text, len(ids) < max_new_tokens)
-        return written
-
-    def _part(self, document: NDArray[np.floating] | str, most: int | None) -> Tensor:
-        if isinstance(document, str):
-            return self.tokens(document, most)
-        if (shape := tuple(np.shape(document))) != (self.count, self.dimension):
-            raise InputError(
-                f"a document is {list(shape)}, and memory of this model [{self.count}, {self.dimension}]",
-                "encode the documents with this model",
-            )
-        return torch.from_numpy(np.array(document, np.float32))
-
-    def _check_widths(self, widths: Sequence[int], new: int) -> None:
-        if min(widths, default=new + 1) <= new:
-            raise InputError("a prompt has no token", "ask something")
-        if self.room is not None and max(widths, default=0) > self.room:
-            raise InputError(
-                f"a prompt has {max(widths) - new} tokens, and with {new} new ones that is more than the model's "
-                f"{self.room}",
-                "give fewer documents or less of each, a shorter question, or fewer new tokens",
-            )
+            return self.texts.written(widths, self.batch_tokens, max_new_tokens, write)
 
     # ---------------------------------------------------------------------- saving
 
@@ -380,20 +324,3 @@ def _opened(source: str, folder: Path, given: Mapping[str, Any]) -> Opened:
     opened = open_folder(folder)
     opened.settings.check_same(given)
     return opened
-
-
-def _room(language_model: Any, settings: MemorySettings) -> int | None:
-    """Tokens that a language model reads at most.
-
-    Raises:
-        ConfigError: a document with its memory tokens is longer.
-    """
-    found = getattr(language_model.config.get_text_config(), "max_position_embeddings", None)
-    needed = settings.document_length + settings.count + 3
-    if found is not None and needed > found:
-        raise ConfigError(
-            f"document_length {settings.document_length} with {settings.count} memory tokens and 3 others is more than "
-            f"the {found} tokens of the model",
-            "lower document_length, or raise rate",
-        )
-    return None if found is None else int(found)

@@ -98,9 +98,28 @@ def _by_dataset(evaluations: Sequence[Evaluation]) -> Table:
                 "keep one, or give the systems other names",
             )
         if found:
-            _check_same(next(iter(found.values())), evaluation)
+            first = next(iter(found.values()))
+            _check_same(first, evaluation)
+            _warn_pools(first, evaluation)
         found[evaluation.system] = evaluation
     return table
+
+
+def _warn_pools(a: Evaluation, b: Evaluation) -> None:
+    """Say where two systems were asked among other documents, or read another number of them."""
+    apart = [name for name in ("candidates", "documents") if a.cost.get(name) and b.cost.get(name)]
+    apart = [f"{a.cost[name]:g} and {b.cost[name]:g} {name}" for name in apart if a.cost[name] != b.cost[name]]
+    prints = a.fingerprints.get("pools"), b.fingerprints.get("pools")
+    if not apart and all(prints) and prints[0] != prints[1]:
+        apart = ["the documents to choose from"]
+    if apart:
+        log.warning(
+            "%r and %r on %r were not asked alike, and differ by that too: %s",
+            a.system,
+            b.system,
+            a.dataset,
+            ", ".join(apart),
+        )
 
 
 def _check_same(a: Evaluation, b: Evaluation) -> None:

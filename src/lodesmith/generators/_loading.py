@@ -8,7 +8,8 @@ from typing import Any
 
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.files import read_json
-from lodesmith.core.model_files import MODEL_FILES, digests, names_no_family
+from lodesmith.core.model_files import MODEL_FILES, digests, names_no_family, refuse_damaged
+from lodesmith.core.quantised import keep_as_read, quiet_products
 
 __all__ = ["DTYPES", "digests", "find_model", "load_model"]
 
@@ -88,6 +89,7 @@ def load_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     Raises:
         ConfigError: the dtype or the device is unknown.
         InputError: they do not load; the message carries the reason.
+        NotFiniteError: a weight is NaN or infinite.
     """
     import torch
     from safetensors import SafetensorError
@@ -98,6 +100,7 @@ def load_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
         raise ConfigError(f"no dtype is called {dtype!r}", f"choose one of: {', '.join(DTYPES)}")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    quiet_products()
     safe = {"trust_remote_code": False, "local_files_only": True}
     try:
         family = PreTrainedTokenizerFast if names_no_family(folder) else AutoTokenizer
@@ -105,7 +108,10 @@ def load_model(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=True, **safe
         )
-        return model.to(device).eval(), tokenizer
+        model = model.to(device).eval()
+        refuse_damaged(model.named_parameters(), folder)
+        keep_as_read(model)
+        return model, tokenizer
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, json.JSONDecodeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(

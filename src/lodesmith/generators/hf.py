@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -13,6 +14,7 @@ from lodesmith.core.files import read_json
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Generated, Prompt
+from lodesmith.core.quantised import mixes_rows
 from lodesmith.generators._loading import digests, find_model, load_model
 
 __all__ = ["CausalLM"]
@@ -34,6 +36,8 @@ class CausalLM:
         top_p: the share of probability that is sampled from.
         seed: of the sampling.
         batch_tokens: the most tokens of a batch, padding and new tokens among them; a batch has at least one prompt.
+            A model whose weights bitsandbytes reads as 8 bits gets a prompt at a time: beside others it would write
+            something else.
         device: such as `cpu` or `cuda:1`; None for a GPU where there is one.
         dtype: float32, bfloat16 or float16; None for float32 on a CPU and bfloat16 elsewhere.
 
@@ -53,7 +57,7 @@ class CausalLM:
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        if not (temperature >= 0 and 0 < top_p <= 1 and seed >= 0 and batch_tokens > 0):
+        if not (0 <= temperature < math.inf and 0 < top_p <= 1 and seed >= 0 and batch_tokens > 0):
             raise ConfigError(
                 f"temperature {temperature}, top_p {top_p}, seed {seed} and batch_tokens {batch_tokens} cannot be used",
                 "temperature ≥ 0, 0 < top_p ≤ 1, seed ≥ 0, batch_tokens ≥ 1",
@@ -69,9 +73,12 @@ class CausalLM:
         import torch
 
         try:
-            return str(torch.device(self._device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        except RuntimeError as error:
-            raise ConfigError(f"no device is called {self._device!r}: {error}", "give cpu, or cuda:0") from None
+            found = torch.device(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.zeros(1, device=found).item()  # not all that has a name is here
+            return str(found)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"the device {self._device!r} cannot be used: {reason}", "give cpu, or cuda:0") from None
 
     @cached_property
     def dtype(self) -> str:
@@ -131,7 +138,8 @@ class CausalLM:
         made: list[Generated] = [Generated("")] * len(prompts)
         done = 0
         tell("generate", 0, len(prompts), "prompts")
-        for rows in _batches([len(ids) for ids in tokens], max_new_tokens, self.batch_tokens):
+        budget = 1 if mixes_rows(self._loaded[0]) else self.batch_tokens
+        for rows in _batches([len(ids) for ids in tokens], max_new_tokens, budget):
             texts = self._batch([tokens[row] for row in rows], max_new_tokens, [text for text in stop if text])
             for row, text in zip(rows, texts, strict=True):
                 made[row] = text

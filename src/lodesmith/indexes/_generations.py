@@ -19,7 +19,7 @@ from lodesmith.core.hashing import fingerprint
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Index
 from lodesmith.core.registry import find
-from lodesmith.core.vectors import Vectors, VectorWriter
+from lodesmith.core.vectors import Vectors, VectorWriter, check_range
 from lodesmith.indexes._segment import portions
 
 FORMAT = 1
@@ -161,17 +161,28 @@ def next_segment(folder: Path) -> str:
 
 
 def write_segment(
-    folder: Path, name: str, parts: Sequence[tuple[Vectors, NDArray[np.int64]]], dimension: int | None = None
+    folder: Path,
+    name: str,
+    parts: Sequence[tuple[Vectors, NDArray[np.int64]]],
+    dimension: int | None = None,
+    dtype: str | None = None,
 ) -> None:
-    """Write items of several vectors as one segment, about 64 MB at a time."""
+    """Write items of several vectors as one segment, about 64 MB at a time; without `dtype` in the type that all have,
+    else in float32.
+
+    Raises:
+        InputError: the type cannot hold a value.
+    """
     kinds = {vectors.values.dtype for vectors, _ in parts}
-    dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+    kind = np.dtype(dtype or (kinds.pop() if len(kinds) == 1 else np.float32))
     total, done = sum(len(items) for _, items in parts), 0
     place = folder / "vectors" / name
-    with VectorWriter(place, dimension or parts[0][0].dimension, dtype, {}) as writer:
+    with VectorWriter(place, dimension or parts[0][0].dimension, kind, {}) as writer:
         for vectors, items in parts:
             for portion in portions(items, vectors):
                 piece = vectors.take(portion)
+                if vectors.values.dtype != kind:
+                    check_range(piece.values, kind)
                 writer.append(piece.ids, piece.values, piece.offsets)
                 done += len(piece)
                 tell("write vectors", done, total, "items")
@@ -199,7 +210,7 @@ def commit(
 
     Args:
         folder: of the index.
-        kind: the manifest's fields that stay: index, model, dimension, metric, info.
+        kind: the manifest's fields that stay: index, model, dimension, metric, dtype, info.
         generation: its number.
         segments: what it holds; their folders are written.
         old: the manifest before, whose digests of unchanged segments are taken over.

@@ -1,6 +1,6 @@
 """Indexes on disk: a folder of generations, of which a reader sees the old or the new, never a mixture.
 
-    manifest.json         index name, model fingerprint, dimension, metric, generation, SHA-256 of each file
+    manifest.json         index name, model fingerprint, dimension, metric, dtype, generation, SHA-256 of each file
     generation-000002/    items.json: the segments and the items deleted from them; the index's own files, if it has any
     vectors/000001/       a segment: a vectors folder as one `create`, `add` or `compact` wrote it, never changed
 
@@ -42,6 +42,8 @@ from lodesmith.indexes._generations import (
 __all__ = ["add", "compact", "create", "delete", "open_index", "read_manifest", "vectors_of", "verify"]
 
 _SMALL = 256 << 20
+_KEPT = ("index", "model", "dimension", "metric", "dtype", "info")
+"""The manifest's fields that no change touches; folders that were built before have no dtype."""
 
 
 def create(
@@ -52,6 +54,7 @@ def create(
     metric: Metric,
     model: str = "",
     info: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
     """Write an index folder. An index that is there, intact or damaged, is replaced.
 
@@ -62,20 +65,23 @@ def create(
         metric: how they are compared.
         model: the fingerprint of what made them.
         info: anything worth keeping, such as the model's name and the dataset's path.
+        dtype: in which the vectors are kept, these and what is added: `"float32"`, `"float16"`, or `"int8"` with a
+            scale a row. None for that of `vectors`.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: the vectors cannot be indexed, or the folder cannot be written.
+        InputError: the vectors cannot be indexed or kept in `dtype`, or the folder cannot be written.
         BusyError: another process is writing here.
     """
     folder = Path(folder)
     make_index(index_name, metric).add(vectors)
-    kind = {"index": index_name, "model": model, "dimension": vectors.dimension, "metric": metric}
+    dtype = dtype or str(vectors.values.dtype)
+    kind = {"index": index_name, "model": model, "dimension": vectors.dimension, "metric": metric, "dtype": dtype}
     with writing(folder, anew=True) as old:
         name = next_segment(folder)
-        write_segment(folder, name, [(vectors, np.arange(len(vectors)))])
+        write_segment(folder, name, [(vectors, np.arange(len(vectors)))], dtype=dtype)
         generation = 1 + (old["generation"] if old else 0)
         return commit(folder, kind | {"info": dict(info or {})}, generation, [Segment(name)], None)
 
@@ -138,7 +144,7 @@ def add(folder: Path | str, vectors: Vectors, *, model: str | None = None, metri
         if not len(vectors):
             return segments
         name = next_segment(folder)
-        write_segment(folder, name, [(vectors, np.arange(len(vectors)))])
+        write_segment(folder, name, [(vectors, np.arange(len(vectors)))], dtype=manifest.get("dtype"))
         return [*_without(folder, segments, set(vectors.ids)), Segment(name)]
 
     return int(_update(folder, change)["items"])
@@ -175,7 +181,8 @@ def compact(folder: Path | str) -> dict[str, Any]:
             return segments
         verify_files(folder, manifest["files"])  # damage must not get a fresh checksum
         name = next_segment(folder)
-        write_segment(folder, name, [live_items(folder, segment) for segment in segments], manifest["dimension"])
+        parts = [live_items(folder, segment) for segment in segments]
+        write_segment(folder, name, parts, manifest["dimension"], manifest.get("dtype"))
         return [Segment(name)]
 
     return _update(folder, change)
@@ -268,5 +275,5 @@ def _update(folder: Path, change: Callable[[dict[str, Any], list[Segment]], list
         changed = change(manifest, segments)
         if changed == segments:
             return manifest
-        kind = {key: manifest[key] for key in ("index", "model", "dimension", "metric", "info")}
+        kind = {key: manifest[key] for key in _KEPT if key in manifest}
         return commit(folder, kind, manifest["generation"] + 1, changed, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import did_you_mean
-from lodesmith.evaluation.answers import answer_measures
+from lodesmith.evaluation.answers import normalised
 
 if TYPE_CHECKING:
     from lodesmith.retrieval.bm25 import BM25
 
 __all__ = ["Kind", "Pools", "Questions", "check_kind"]
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["normal", "oracle"]
 """Whether the gold documents are put into the pools that lack them."""
@@ -51,31 +54,43 @@ class Questions:
 
     @classmethod
     def of(cls, dataset: Dataset, split: str, limit: int | None = None) -> Questions:
-        """The judged queries of a split that have answers; the first `limit` of them.
+        """The judged queries of a split that have answers; the first `limit` of them. Of a dataset that judges nothing,
+        such as CLaRa's questions with their pools, all that have answers, whatever the split is called.
+
+        An answer of which nothing is left when it is normalised is left out; a query that has no other, too, and
+        their number is told.
 
         Raises:
-            InputError: there are none, or nothing is left of a gold answer when it is normalised.
+            InputError: there are none.
         """
-        found = {key: query for key, query in dataset.queries_of(split).items() if query.answers}
-        if not found:
+        asked = dataset.queries_of(split) if dataset.judgements else dataset.queries
+        golds = {key: tuple(gold for gold in query.answers if normalised(gold)) for key, query in asked.items()}
+        if empty := [key for key, query in asked.items() if query.answers and not golds[key]]:
+            log.warning(
+                "%s: %d queries are not asked, for nothing is left of their answers without punctuation and articles: "
+                "%r is the first",
+                dataset.name,
+                len(empty),
+                empty[0],
+            )
+        answers = dict([(key, own) for key, own in golds.items() if own][:limit])
+        if not answers:
+            judged = f"judged query of {split}" if dataset.judgements else "query"
             raise InputError(
-                f"{dataset.name}: no judged query of {split} has an answer",
+                f"{dataset.name}: no {judged} has an answer",
                 "give a dataset with answers in queries.jsonl, such as squad (`lode data pull squad`)",
             )
-        kept = dict(list(found.items())[:limit])
-        answers = {key: query.answers for key, query in kept.items()}
-        answer_measures({}, answers)  # refused before anything is written
-        judged = dataset.split(split)
-        relevant = {key: tuple(document for document, grade in judged[key].items() if grade > 0) for key in kept}
-        return cls({key: query.content for key, query in kept.items()}, answers, relevant)
+        rows = dataset.judgements.get(split, {})
+        relevant = {key: tuple(name for name, grade in rows.get(key, {}).items() if grade > 0) for key in answers}
+        return cls({key: asked[key].content for key in answers}, answers, relevant)
 
 
 class Pools:
     """The documents that each question is asked among, `orders`: query id → document ids in the pool's own order.
 
     They are those of the column `candidates` with those of `negatives` behind them, or, of a query that the former
-    lacks, what BM25 finds in the corpus. `oracle`: gold documents that a pool lacks take its last places, and gold
-    documents stand before the others.
+    lacks, what BM25 finds in the corpus. `oracle`: gold documents stand before the others, and those that a pool
+    lacks take the places of its last documents.
 
     Args:
         dataset: of the questions.

@@ -9,51 +9,79 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import InputError, IntegrityError
-from lodesmith.core.files import read_json, verify_files
+from lodesmith.core.files import read_json, read_object, verify_files
+from lodesmith.recipes._memory_checks import check_memory
+from lodesmith.recipes._run_folder import STAGES
 from lodesmith.recipes._transformer_checks import (
     Checkup,
     Json,
+    base_folder,
     check_tokenizer,
     check_transformer,
+    describe,
+    is_for_mlx,
     is_there,
     refuse_pickles,
     weigh,
 )
 from lodesmith.recipes._weights import Tensor, of_folder
 
-__all__ = ["Checkup", "checkup"]
+__all__ = ["Checkup", "checkup", "models_of"]
 
 
-def checkup(name: str, folder: Path, digests: Mapping[str, str] | None = None) -> Checkup:
+def checkup(name: str, folder: Path, digests: Any = None) -> Checkup:
     """Examine a model folder.
 
     Args:
         name: as it was asked for.
         folder: of the model.
-        digests: SHA-256 of its files, where training wrote them down.
+        digests: SHA-256 of its files by name, where training wrote them down.
     """
-    kinds = {"adapter_config.json": "adapter", "modules.json": "sentence-transformers", "config.json": "transformers"}
+    kinds = {"memory.json": "memory", "adapter_config.json": "adapter", "modules.json": "sentence-transformers"}
+    kinds |= {"config.json": "transformers"}
     kind = next((kind for file, kind in kinds.items() if (folder / file).is_file()), "unknown")
     found = Checkup(name, folder, kind)
     if digests is not None:
-        found.attempt(lambda: verify_files(folder, dict(digests)))
+        found.attempt(lambda: verify_files(folder, digests))
         found.facts["files_as_trained"] = not found.faults
     match kind:
+        case "memory":
+            found.attempt(lambda: check_memory(found, folder))
         case "adapter":
             found.attempt(lambda: _adapter(found))
         case "sentence-transformers":
             found.attempt(lambda: _modules(found))
         case "transformers":
-            found.attempt(lambda: check_transformer(found, folder))
+            found.attempt(lambda: check_transformer(found, folder, mlx=True))
         case _:
             found.faults.append(
                 InputError(
-                    "not a model folder: it has neither modules.json, config.json nor adapter_config.json",
+                    "not a model folder: it has neither modules.json, config.json, adapter_config.json nor memory.json",
                     "name the folder that holds them",
                     path=folder,
                 )
             )
     return found
+
+
+def models_of(run: Path) -> list[Checkup]:
+    """What is found of a run's models of memory tokens, the final one first, then what its stages left; their files are
+    those that training wrote, where it has ended. Of other runs nothing.
+    """
+    model, stages = run / "model", run / STAGES
+    places = dict.fromkeys([model, *sorted(stages.glob("[!.]*"))])
+    if not any((place / "memory.json").is_file() for place in places):
+        return []
+    told: dict[str, Any] = {}
+    manifest = Checkup("manifest.json", run, "manifest")
+    if (run / "manifest.json").is_file():
+        manifest.attempt(lambda: told.update(read_object(run / "manifest.json")))
+    kept = told.get("stage_files")
+    digests = {model: told.get("model_files")}
+    digests |= {stages / str(name): own for name, own in kept.items()} if isinstance(kept, dict) else {}
+    there = [place for place in places | digests if place.is_dir() or digests.get(place) is not None]
+    found = [checkup(place.relative_to(run).as_posix(), place, digests.get(place)) for place in there]
+    return found if manifest.healthy else [manifest, *found]
 
 
 # ------------------------------------------------------------------------ sentence-transformers
@@ -157,42 +185,38 @@ def _adapter(found: Checkup) -> None:
     refuse_pickles(found.folder)
     tensors = of_folder(found.folder, "adapter_model")
     found.facts["parameters"] = sum(tensor.count for tensor in tensors.values())
-    folder = _base_folder(base, found.folder)
+    folder = base_folder(base, found.folder)
     if folder is None:
         found.notes.append(f"the base {base!r} is not here: the adapter's shapes were not compared with it")
         return
-    _fits(tensors, of_folder(folder), config, found.folder)
+    _fits(tensors, _shapes(folder), config, found.folder)
 
 
-def _base_folder(base: str, folder: Path) -> Path | None:
-    """The base's folder: a path, or the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    for place in (Path(base), folder / base):
-        if base and place.is_dir():
-            return place
-    try:
-        cached = try_to_load_from_cache(base, "config.json")
-    except HFValidationError:
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of a base: of the file, or, where that holds packed ones, as they are unpacked."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if is_for_mlx(config):
+        raise InputError(
+            "the base is quantised for MLX, which torch does not read", "take its unquantised weights", path=folder
+        )
+    if config.get("quantization_config"):
+        return {name: tuple(own.shape) for name, own in describe(folder, config).state_dict().items()}
+    return {name: tensor.shape for name, tensor in of_folder(folder).items()}
 
 
-def _fits(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], config: Json, folder: Path) -> None:
+def _fits(tensors: Mapping[str, Tensor], base: Mapping[str, tuple[int, ...]], config: Json, folder: Path) -> None:
     """Each low-rank matrix against the base's weight that it changes."""
     turned = bool(config.get("fan_in_fan_out"))
     for name, tensor in tensors.items():
         path, _, kind = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
         side = {"A": 1, "B": 0}.get(kind.partition(".")[0])
         weight = next((base[n] for n in _endings(path) if n in base), None) if path else None
-        if side is None or weight is None or len(weight.shape) != 2 or len(tensor.shape) != 2:
+        if side is None or weight is None or len(weight) != 2 or len(tensor.shape) != 2:
             continue
-        own, wanted = tensor.shape[side], weight.shape[1 - side if turned else side]
+        own, wanted = tensor.shape[side], weight[1 - side if turned else side]
         if own != wanted:
             raise IntegrityError(
-                f"{folder}: {name} is {list(tensor.shape)}, the base's {path}.weight {list(weight.shape)}: "
-                f"{own} ≠ {wanted}",
+                f"{folder}: {name} is {list(tensor.shape)}, the base's {path}.weight {list(weight)}: {own} ≠ {wanted}",
                 "the adapter is another base model's: name the right one in adapter_config.json",
             )
 

@@ -6,14 +6,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-from lodesmith.core.errors import InputError
+from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.files import read_object
 from lodesmith.core.protocols import SEVERAL, Encoder
 from lodesmith.core.records import Document, PageImage
+from lodesmith.core.registry import did_you_mean
 from lodesmith.core.vectors import Vectors
 from lodesmith.recipes.recipe import load as load_recipe
 
-__all__ = ["contents", "document_vectors", "page_image"]
+__all__ = ["contents", "document_vectors", "kept_dtype", "kept_vectors", "page_image"]
+
+_DTYPES = ("float32", "float16", "int8")
+_INSTEAD = {
+    "one": "give --dtype float16, or search codes: --index ivfpq; their cost: lode evaluate MODEL DATASET --codec int8",
+    "several": "give --dtype float16, or pool the model's tokens",
+}
+"""What to do where int8 is refused, by the number of vectors that an item has."""
 
 
 def document_vectors(
@@ -41,6 +49,37 @@ def document_vectors(
         if base.fingerprint == read_object(run / "manifest.json").get("base"):
             return through_head(cast(TransformerEncoder, encoder), base, VectorCache().vectors(base, items, "document"))
     return VectorCache(dtype=dtype).vectors(encoder, items, "document")
+
+
+def kept_dtype(encoder: Encoder, dtype: str | None = None) -> str:
+    """In which type a folder keeps an encoder's vectors: the given one, else float16 for several vectors an item, and
+    float32 for one.
+
+    Raises:
+        ConfigError: there is no such type, or it is int8 and the vectors are no memory tokens.
+    """
+    if dtype is None:
+        return "float16" if encoder.metric in SEVERAL else "float32"
+    if dtype not in _DTYPES:
+        raise ConfigError(f"no dtype is called {dtype!r}", did_you_mean(dtype, list(_DTYPES)))
+    if dtype == "int8" and encoder.metric != "aligned":
+        raise ConfigError(
+            f"int8 keeps memory tokens, compared by aligned; this model's vectors are compared by {encoder.metric}",
+            _INSTEAD["several" if encoder.metric in SEVERAL else "one"],
+        )
+    return dtype
+
+
+def kept_vectors(
+    model: str, encoder: Encoder, documents: Mapping[str, Document], dtype: str, *, folder: Path | None = None
+) -> Vectors:
+    """The documents' vectors for a folder that keeps them in `dtype`: those of `document_vectors`, which are float16
+    for several vectors an item, unless all of float32 is asked for."""
+    from lodesmith.encoders.corpus import VectorCache
+
+    if dtype == "float32" and encoder.metric in SEVERAL:
+        return VectorCache().vectors(encoder, contents(encoder, documents, folder), "document")
+    return document_vectors(model, encoder, documents, folder=folder)
 
 
 def contents(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodesmith.core.errors import ConfigError, InputError, IntegrityError
-from lodesmith.core.files import read_object, verify_files
+from lodesmith.core.files import read_object
 from lodesmith.recipes._run_folder import STAGES
 from lodesmith.recipes.systems import load_encoder
 
@@ -100,8 +100,5 @@ class MemoryModels:
         folder = self.folder(stage)
         if self._open is None or self._open[0] != folder:
             self._open = None  # let go of one before the next is loaded
-            if self.run is not None and folder != self.spelling:
-                place = Path(folder)
-                verify_files(place, self._files[place.name])
             self._open = folder, open_memory(folder)
         return self._open[1]

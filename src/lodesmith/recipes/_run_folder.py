@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError, ResumeError
 from lodesmith.core.events import Done, Event
-from lodesmith.core.files import locked, read_object
+from lodesmith.core.files import locked, read_object, sweep
 from lodesmith.recipes.learners._ranks import ranks
 from lodesmith.recipes.recipe import Recipe, WordVectorsRecipe, load_any
 
@@ -161,6 +161,8 @@ def settled(work: Work, stage: str) -> Iterator[Event]:
         BusyError: another process trains in this folder.
     """
     with locked(work.out):
+        for folder in (work.out, work.out / STAGES):
+            sweep(folder)
         last: Event = Done(0, 0, stage, "this run was finished before")
         if finished(work.out):
             work._check_data()

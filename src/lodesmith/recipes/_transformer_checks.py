@@ -13,7 +13,18 @@ from lodesmith.core.errors import InputError, IntegrityError, LodesmithError
 from lodesmith.core.files import read_json, verify_files
 from lodesmith.recipes._weights import Tensor, of_folder
 
-__all__ = ["Checkup", "Json", "check_tokenizer", "check_transformer", "is_there", "refuse_pickles", "weigh"]
+__all__ = [
+    "Checkup",
+    "Json",
+    "base_folder",
+    "check_tokenizer",
+    "check_transformer",
+    "describe",
+    "is_for_mlx",
+    "is_there",
+    "refuse_pickles",
+    "weigh",
+]
 
 Json = Mapping[str, Any]
 
@@ -36,6 +47,7 @@ PACKAGES = {
 GPU_ONLY = {"gptq", "awq", "fp8", "fbgemm_fp8", "mxfp4", "nvfp4", "eetq", "aqlm", "vptq", "hqq"}
 ON_CPU = {"bitsandbytes": (0, 50)}
 """Packages that need no GPU from a version on; the oldest that is tested here."""
+BY_MLX = "lodesmith.encoders.MLXMemoryEncoder reads it, and torch does not, so neither does `lode train`"
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd", "hidden_dim")
 LIST = 3
 """So many names are listed."""
@@ -48,7 +60,7 @@ class Checkup:
     Args:
         name: as it was asked for.
         folder: where it is.
-        kind: `sentence-transformers`, `transformers` or `adapter`.
+        kind: `sentence-transformers`, `transformers`, `adapter` or `memory`.
         facts: parameters, types, sizes.
         faults: why it will not load, or not work; none where it will.
         notes: what is no fault.
@@ -85,8 +97,14 @@ class Checkup:
         return {"healthy": self.healthy, **own, "problems": faults, "notes": self.notes}
 
 
-def check_transformer(found: Checkup, folder: Path) -> int | None:
-    """Examine a transformers folder; its width."""
+def check_transformer(found: Checkup, folder: Path, *, mlx: bool = False) -> int | None:
+    """Examine a transformers folder; its width.
+
+    Args:
+        found: gets what is found.
+        folder: of the model.
+        mlx: whether it is enough that MLX reads it.
+    """
     config = read_json(folder / "config.json")
     if config.get("auto_map"):
         raise InputError(
@@ -97,8 +115,8 @@ def check_transformer(found: Checkup, folder: Path) -> int | None:
     _check_type(config, folder)
     tensors = weigh(found, folder)
     quantised = config.get("quantization_config")
-    if isinstance(config.get("quantization"), Mapping):  # newer folders of mlx-lm have both
-        found.attempt(lambda: _for_mlx(found, config["quantization"], folder))
+    if is_for_mlx(config):
+        found.attempt(lambda: _for_mlx(found, folder, config["quantization"], tensors, enough=mlx))
     elif isinstance(quantised, Mapping):
         found.attempt(lambda: _quantised(found, quantised, folder))
     elif tensors:
@@ -192,14 +210,31 @@ def _quantised(found: Checkup, settings: Json, folder: Path) -> None:
     found.notes.append(f"quantised with {method}: shapes are packed and were not compared")
 
 
-def _for_mlx(found: Checkup, settings: Json, folder: Path) -> None:
+def is_for_mlx(config: Json) -> bool:
+    """Whether mlx-lm has quantised a model: newer folders of its have transformers' setting too."""
+    return isinstance(config.get("quantization"), Mapping)
+
+
+def _for_mlx(found: Checkup, folder: Path, settings: Json, tensors: Mapping[str, Tensor], *, enough: bool) -> None:
+    """Weights of mlx-lm, which MLX reads where it is there and built for the model, and torch never does."""
     bits, group = settings.get("bits"), settings.get("group_size")
     found.facts["quantisation"] = f"mlx, {bits} bits"
-    raise InputError(
-        f"the weights are quantised for MLX ({bits} bits in groups of {group}), which torch does not read",
-        "take the model's unquantised weights",
-        path=folder / "config.json",
-    )
+    what = f"the weights are quantised for MLX ({bits} bits in groups of {group}), which torch does not read"
+    do, path = "take the model's unquantised weights", folder / "config.json"
+    if not enough:
+        raise InputError(what, do, path=path)
+    if not is_there("mlx"):
+        raise InputError(f"{what}, and mlx is not installed", f"pip install 'lodesmith[mlx]', or {do}", path=path)
+    if not tensors:  # damaged, which has been said
+        return
+    from lodesmith.encoders._mlx_folder import count_weights, read_config
+
+    try:
+        count = count_weights(folder, *read_config(folder))
+    except InputError as error:
+        raise InputError(f"{what}; nor does MLX: {error.what}", do) from None
+    found.facts["parameters"] += count - sum(tensor.count for tensor in tensors.values())
+    found.notes.append(f"quantised for MLX ({bits} bits in groups of {group}): {BY_MLX}")
 
 
 def is_there(package: str) -> bool:
@@ -220,8 +255,32 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _expected(folder: Path, config: Json) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Name → shape of what the configuration describes, and the prefix of its inner model. Nothing is allocated."""
+def base_folder(base: str, folder: Path) -> Path | None:
+    """Where the model under an adapter lies.
+
+    Args:
+        base: its path, also from the adapter's folder, or its name on the hub, whose cache is looked into.
+        folder: of the adapter.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for place in (Path(base), folder / base):
+        if base and place.is_dir():
+            return place
+    try:
+        cached = try_to_load_from_cache(base, "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def describe(folder: Path, config: Json) -> Any:
+    """The model that a configuration describes, of its own class, on the device `meta`: nothing is allocated.
+
+    Raises:
+        InputError: none can be made of it.
+    """
     import torch
     import transformers
 
@@ -230,12 +289,17 @@ def _expected(folder: Path, config: Json) -> tuple[dict[str, tuple[int, ...]], s
         own = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         kind = getattr(transformers, names[0]) if names else None
         with torch.device("meta"):
-            model = transformers.AutoModel.from_config(own) if kind is None else kind._from_config(own)
+            return transformers.AutoModel.from_config(own) if kind is None else kind._from_config(own)
     except Exception as error:  # a configuration may be wrong in as many ways as it has settings
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"no model can be made of it: {reason}", "correct it, or fetch it again", path=folder
         ) from None
+
+
+def _expected(folder: Path, config: Json) -> tuple[dict[str, tuple[int, ...]], str]:
+    """Name → shape of what the configuration describes, and the prefix of its inner model."""
+    model = describe(folder, config)
     return {name: tuple(own.shape) for name, own in model.state_dict().items()}, str(model.base_model_prefix)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from lodesmith.core.errors import InputError
@@ -12,10 +13,13 @@ from lodesmith.core.results import Evaluation
 from lodesmith.core.run import Run
 from lodesmith.recipes.benchmarking import targets
 
-__all__ = ["measure_variants"]
+__all__ = ["Kept", "measure_variants"]
 
-Measured = Callable[[Dataset, str], Iterable[tuple[Evaluation, Run]]]
-"""A dataset and a split → the evaluation and the run of each variant."""
+Kept = Callable[[str], Evaluation | None]
+"""The name of a system → what is in its evaluation file, None where there is none, or its run file is missing."""
+Measured = Callable[[Dataset, str, Kept], Iterable[tuple[Evaluation, Run | None]]]
+"""A dataset, a split, and what was measured before → the evaluation and the run of each variant; None for a run where
+the evaluation is one of those."""
 
 
 def measure_variants(
@@ -26,6 +30,7 @@ def measure_variants(
     out: Path | None = None,
     run: Path | None = None,
     by: str = "variants",
+    unjudged: bool = False,
 ) -> list[Evaluation]:
     """Measure every variant on every dataset; files are written as soon as a variant is measured.
 
@@ -36,6 +41,7 @@ def measure_variants(
         out: folder of the evaluation files; with several datasets a folder each in it.
         run: the same of the TREC run files.
         by: what the variants are, for the message.
+        unjudged: whether a dataset without any judgement can be measured.
 
     Raises:
         InputError: a dataset is not there, lacks the split, or two have the same name; `out` or `run` is a file.
@@ -43,17 +49,29 @@ def measure_variants(
     chosen = [(target, Dataset.load(target.folder)) for target in targets(datasets)]
     folders = _folders([dataset for _, dataset in chosen], {"out": out, "run": run}, by)
     for target, dataset in chosen:
-        dataset.split(target.split(split))
+        if dataset.judgements or not unjudged:
+            dataset.split(target.split(split))
     found: list[Evaluation] = []
     for target, dataset in chosen:
         places = folders[dataset.name]
-        for evaluation, ranking in measured(dataset, target.split(split)):
-            if (place := places["run"]) is not None:
+        for evaluation, ranking in measured(dataset, target.split(split), partial(_kept, places)):
+            if ranking is not None and (place := places["run"]) is not None:
                 ranking.save(place / f"{_safe(evaluation.system)}.trec", tag=evaluation.system)
-            if (place := places["out"]) is not None:
-                evaluation.save(place / f"{_safe(evaluation.system)}.json")
+            if ranking is not None and (place := places["out"]) is not None:
+                evaluation.save(place / f"{_safe(evaluation.system)}.json")  # last: it says that it is finished
             found.append(evaluation)
     return found
+
+
+def _kept(places: Mapping[str, Path | None], system: str) -> Evaluation | None:
+    """What was measured before; none where a file is missing or damaged."""
+    out, run = places["out"], places["run"]
+    if out is None or (run is not None and not (run / f"{_safe(system)}.trec").is_file()):
+        return None
+    try:
+        return Evaluation.load(out / f"{_safe(system)}.json")
+    except (InputError, OSError):
+        return None
 
 
 def _safe(name: str) -> str:

@@ -16,6 +16,7 @@ __all__ = ["Tensor", "headers", "of_folder"]
 LARGEST = 100 << 20
 """Bytes of a header; the format allows no more."""
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+BITS |= {"U64": 64, "U32": 32, "U16": 16}
 AGAIN = "the file is damaged or not fully copied: fetch or save it again"
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lodesmith import __version__
 from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.records import Dataset
@@ -29,15 +31,20 @@ from lodesmith.recipes._answer_memory import PooledMemory
 from lodesmith.recipes._answer_pools import Pools, Questions
 from lodesmith.recipes._answer_ways import TEXTS, WAYS, Plan, Reading, Times, read_memory, read_text, timed, written
 from lodesmith.recipes._memory_models import MemoryModels
-from lodesmith.recipes._variants import measure_variants
+from lodesmith.recipes._variants import Kept, measure_variants
 from lodesmith.recipes.benchmarking import targets
 
-__all__ = ["Answered", "Plan", "answer_dataset", "answer_datasets", "answers_page"]
+if TYPE_CHECKING:
+    from lodesmith.encoders.memory import MemoryEncoder
+
+__all__ = ["NOTES", "Answered", "Plan", "answer_dataset", "answer_datasets", "answers_page"]
 
 MEASURE = "CoverEM"
 _RECALLS = tuple(map(parse, ("R@1", "R@3", "R@5")))
-_NOTES = (
-    "Each question is asked among the documents of its pool, and reads the first of them. closed: nothing is read. "
+NOTES = (
+    "Each question is asked among the documents of its pool, and reads the first of them. In an oracle pool the "
+    "documents that hold the answer stand first, so that R@k of what reads the pool's own order says nothing of "
+    "retrieval there. closed: nothing is read. "
     "text: the pool's own order, as texts, by the language model without adapters; text-truncated: each document cut "
     "to as many tokens as its memory has. stage1, stage2, full-given: the memory tokens of the same documents. "
     "stage1-ranked, stage2-ranked, full: memory tokens in the order of the cosine of the flattened memory. random: the "
@@ -59,22 +66,26 @@ class Answered:
 
 
 def answer_dataset(
-    model: str, dataset: Dataset, plan: Plan | None = None, split: str = "test"
-) -> Iterator[tuple[Evaluation, Run]]:
+    model: str, dataset: Dataset, plan: Plan | None = None, split: str = "test", kept: Kept = lambda system: None
+) -> Iterator[tuple[Evaluation, Run | None]]:
     """Answer the questions of a split in each way of a plan, grouped by the models that they take.
 
     Args:
         model: a run directory, or the folder of one model.
-        dataset: whose judged queries that have answers are asked.
+        dataset: whose judged queries that have answers are asked; where it judges nothing, all that have answers, and
+            no recall is measured.
         plan: what is measured; the final model on normal pools where None.
         split: whose queries.
+        kept: gives the evaluation of a system that was measured before; one of the same model, dataset, pools and plan
+            by the same version is not measured again.
 
     Yields:
-        The evaluation, called `MODEL, WAY` on `DATASET, POOL pool`, with the answers, and the pools as ranked.
+        The evaluation, called `MODEL, WAY` on `DATASET, POOL pool`, with the answers, and the pools as ranked, None of
+        what was kept.
 
     Raises:
-        InputError: the model is no memory model, no query has answers, nothing is left of a gold answer, or the corpus
-            has fewer documents than a question reads.
+        InputError: the model is no memory model, no query has answers, or the corpus has fewer documents than a
+            question reads.
         ConfigError: the run has no such stage.
         IntegrityError: weights are not those that training wrote.
     """
@@ -91,7 +102,8 @@ def answer_dataset(
     models.open(WAYS[_ordered(plan)[0]])  # what is no memory model is refused before anything is searched
     work = _Work(models, plan, dataset, split, asked, Pools(dataset, asked, plan.candidates, plan.pool))
     for way in _ordered(plan):
-        yield work.measured(way)
+        before = kept(work.name(way))
+        yield (before, None) if before is not None and work.is_same(way, before) else work.measured(way)
 
 
 def _ordered(plan: Plan) -> list[str]:
@@ -108,6 +120,20 @@ class _Work:
         self.asked, self.pools = asked, pools
         self._pooled: tuple[str, PooledMemory] | None = None
 
+    def name(self, way: str) -> str:
+        """Of the system."""
+        return f"{self.models.name}, {way}"
+
+    def is_same(self, way: str, found: Evaluation) -> bool:
+        """Whether an evaluation is what measuring would give again."""
+        own = found.system, found.dataset, found.split, found.fingerprints
+        model = self.models.open(WAYS[way]).fingerprint
+        return own == (self.name(way), self._dataset_name, self.split, self._prints(way, model))
+
+    @property
+    def _dataset_name(self) -> str:
+        return f"{self.dataset.name}, {self.plan.pool} pool"
+
     def measured(self, way: str) -> tuple[Evaluation, Run]:
         """The evaluation and the run of one way."""
         stage, plan, asked, pools = WAYS[way], self.plan, self.asked, self.pools
@@ -119,14 +145,13 @@ class _Work:
         answers = written(way, plan, encoder, asked, reading)
         per_query = answer_measures(answers, asked.answers)
         missing = 0
-        if reading.ranking is not None:
-            judged = self.dataset.split(self.split)
+        if reading.ranking is not None and (judged := self.dataset.judgements.get(self.split)):
             scores = score(reading.ranking, {key: judged[key] for key in asked.texts}, _RECALLS)
             per_query = {key: {**row, **per_query[key]} for key, row in scores.per_query().items()}
             missing = len(scores.missing)
         found = Evaluation(
-            system=f"{self.models.name}, {way}",
-            dataset=f"{self.dataset.name}, {plan.pool} pool",
+            system=self.name(way),
+            dataset=self._dataset_name,
             split=self.split,
             queries=len(per_query),
             measures=estimates(per_query),
@@ -157,15 +182,24 @@ class _Work:
             "prefill_ms_p50": times.prefill,
             "generation_ms_p50": times.generation,
             "index_bytes": 0 if way == "closed" else size,
-            "parameters": encoder.parameters_total,
+            "parameters": _parameters(way, encoder),
             "documents": 0 if way == "closed" else self.plan.documents,
             "candidates": 0 if way == "closed" else self.plan.candidates,
         }
 
     def _prints(self, way: str, model: str) -> dict[str, str]:
-        settings = {key: value for key, value in asdict(self.plan).items() if key != "ways"}
+        settings = {key: value for key, value in asdict(self.plan).items() if key != "ways"} | {"version": __version__}
         prints = {"dataset": self.dataset.fingerprint, "model": model, "reading": fingerprint({"way": way, **settings})}
         return prints | ({} if way == "closed" else {"pools": self.pools.fingerprint})
+
+
+def _parameters(way: str, encoder: MemoryEncoder) -> int:
+    """Of what takes part: texts are read without adapters and memory tokens."""
+    from lodesmith.encoders._memory_model import ADAPTERS
+
+    model = encoder.model
+    own = [*(p for name in ADAPTERS for p in model.weights(name).values()), model.memory, model.mark]
+    return encoder.parameters_total - (sum(p.numel() for p in own) if way in TEXTS else 0)
 
 
 def answer_datasets(
@@ -184,7 +218,8 @@ def answer_datasets(
         datasets: folders.
         plan: what is measured.
         split: whose queries.
-        out: the evaluation file to write, of one way on one dataset; else a folder that gets a file each.
+        out: the evaluation file to write, of one way on one dataset; else a folder that gets a file each, where what is
+            finished is kept.
         run: the same of the TREC run files.
 
     Raises:
@@ -201,16 +236,17 @@ def answer_datasets(
             found.append(evaluation)
             if out is not None:
                 evaluation.save(out)
-            if run is not None:
+            if run is not None and ranking is not None:
                 ranking.save(run, tag=evaluation.system)
     else:
         found = measure_variants(
             datasets,
-            lambda dataset, part: answer_dataset(model, dataset, plan, part),
+            lambda dataset, part, kept: answer_dataset(model, dataset, plan, part, kept),
             split=split,
             out=out,
             run=run,
             by="several ways to answer",
+            unjudged=True,
         )
     order = {f"{MemoryModels(model).name}, {way}": at for at, way in enumerate(plan.ways)}
     names = list(dict.fromkeys(evaluation.dataset for evaluation in found))
@@ -230,4 +266,4 @@ def answers_page(found: Answered) -> str:
     """The HTML page: quality with intervals, against context tokens and against latency, and every pair."""
     from lodesmith.reports.page import render
 
-    return render("Answers", found.evaluations, found.comparison, notes=_NOTES)
+    return render("Answers", found.evaluations, found.comparison, notes=NOTES)

@@ -103,7 +103,7 @@ def compressed_datasets(  # noqa: PLR0913 - the options of the verb
     """
     found = measure_variants(
         datasets,
-        lambda dataset, part: _Plan(codecs, part, measures).measured(resolve(system, dataset, passages), dataset),
+        lambda dataset, part, _: _Plan(codecs, part, measures).measured(resolve(system, dataset, passages), dataset),
         split=split,
         out=out,
         run=run,
@@ -162,6 +162,11 @@ def _dense(system: System) -> tuple[Encoder, Vectors]:
         raise InputError(
             f"{system.name!r} is not one model with vectors of its own, and codecs keep vectors",
             "give a model folder, a run's model/ folder, a hub name or minilm",
+        )
+    if system.retriever.encoder.metric == "aligned":
+        raise InputError(
+            f"{system.name!r} has memory tokens, and codecs keep one vector a text",
+            "evaluate an index of 8 bits: lode index build MODEL DATASET --dtype int8 --out DIR",
         )
     if system.retriever.encoder.metric in SEVERAL:
         raise InputError(f"{system.name!r} has a vector a token, and codecs keep one a text", "pool its tokens instead")

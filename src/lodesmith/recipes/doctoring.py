@@ -69,17 +69,19 @@ class RunReport:
         diagnosis: from its metrics.
         broken: lines that could not be read, each with its place.
         recipe: whether `recipe.yaml` is there.
+        models: its models of memory tokens, where it has such.
     """
 
     run: Path
     diagnosis: Diagnosis
     broken: tuple[str, ...] = ()
     recipe: bool = False
+    models: tuple[Checkup, ...] = ()
 
     @property
     def healthy(self) -> bool:
         """Whether the training ended, and nothing looks wrong."""
-        return self.diagnosis.healthy and not self.broken
+        return self.diagnosis.healthy and not self.broken and all(model.healthy for model in self.models)
 
     @property
     def command(self) -> str:
@@ -89,6 +91,7 @@ class RunReport:
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         found = self.diagnosis.to_json() | {"healthy": self.healthy, "run": str(self.run), "broken": list(self.broken)}
+        found |= {"models": [model.to_json() for model in self.models]} if self.models else {}
         return found | {"resume": self.resume} if self.diagnosis.state in ("incomplete", "empty") else found
 
     @property
@@ -108,6 +111,10 @@ class RunReport:
             yield from self._problem(problem)
         for line in self.broken:
             yield f"\nbroken line: {line}"
+        if whole := [model.name for model in self.models if model.healthy]:
+            yield f"  whole, and nothing speaks against loading them here: {', '.join(whole)}"
+        for model in self.models:
+            yield from (f"\nwrong with {model.name}: {fault.what}\n  {fault.do}" for fault in model.faults)
         if found.notes:
             yield "\nnotes:"
             yield from (f"  {note}" for note in found.notes)
@@ -139,19 +146,23 @@ def _stage_line(stage: Mapping[str, Any]) -> str:
 
 
 def examine_run(path: Path) -> RunReport:
-    """Why a training went as it did: from its metrics alone, with the recipe's own values where it is there.
+    """Why a training went as it did: from its metrics, with the recipe's own values where it is there; and whether its
+    models of memory tokens are whole and load here, where it has such.
 
     Args:
-        path: a run directory, or its `metrics.jsonl`.
+        path: a run directory; or its `metrics.jsonl`, and nothing else is looked at but the recipe.
 
     Raises:
         InputError: it cannot be read.
     """
+    from lodesmith.recipes._checkup import models_of
+
     file = path if path.is_file() else path / "metrics.jsonl"
     run = file.parent
     rows, broken = read_lenient(file) if file.exists() else ([], [])
     recipe = _recipe(run / "recipe.yaml")
-    return RunReport(run, diagnose(rows, recipe), tuple(broken), recipe is not None)
+    models = () if path.is_file() else tuple(models_of(run))
+    return RunReport(run, diagnose(rows, recipe), tuple(broken), recipe is not None, models)
 
 
 def _recipe(path: Path) -> Mapping[str, Any] | None:

@@ -13,12 +13,13 @@ from typing import Any
 from lodesmith import __version__
 from lodesmith.core.errors import ConfigError, InputError
 from lodesmith.core.events import Event, Step
-from lodesmith.core.files import locked, read_json, read_object, write_text
+from lodesmith.core.files import locked, read_object, write_text
 from lodesmith.core.progress import tell
 from lodesmith.core.records import Dataset
 from lodesmith.core.results import Comparison, Evaluation
 from lodesmith.data.supervision import QA
 from lodesmith.recipes._answer_pools import Kind
+from lodesmith.recipes._run_folder import finished
 from lodesmith.recipes._side_by_side import side_by_side
 from lodesmith.recipes.steps import Steps
 from lodesmith.recipes.world import PROMPT, SOURCE, Reader, Sizes, reader_events, write_world
@@ -35,6 +36,7 @@ FOUND = "R@1"
 PERMUTATIONS = 50_000
 """Every pair of some twenty systems on two pools is compared: with so many, p can fall below .01 after Holm."""
 POOLS: tuple[Kind, ...] = ("oracle", "normal")
+_AGAIN = "delete this folder and run the command again"
 
 
 @dataclass(frozen=True)
@@ -244,13 +246,18 @@ class _Job:
                 system = self._system(rate, evaluation.system.removeprefix(f"rate-{rate}, "))
                 replace(evaluation, system=system).save(self.out / "evaluations" / pool / f"{system}.json")
 
-        model = read_json(self._run(rate) / "manifest.json")
+        model, name = read_object(self._run(rate) / "manifest.json"), f"answer at rate {rate}, {pool} pool"
+        if not finished(self._run(rate)):
+            raise InputError("this training is not finished, or its manifest is damaged", _AGAIN, path=self._run(rate))
         own = {"model": model["model_files"], "stages": model.get("stage_files"), "v": __version__}
         own |= {"dataset": self.dataset.fingerprint, "pool": pool, "ways": self._ways(rate)}
-        self.steps.once(f"answer at rate {rate}, {pool} pool", own, work, products=self._files(rate, pool))
+        if not all(_whole(file) for file in self._files(rate, pool) if file.exists()):
+            self.steps.again(name)
+        self.steps.once(name, own, work, products=self._files(rate, pool))
 
     def _conclude(self) -> Clara:
         from lodesmith.evaluation.compare import compare, figures
+        from lodesmith.recipes.answering import NOTES
         from lodesmith.reports.page import render
         from lodesmith.reports.tables import comparison_text
 
@@ -267,6 +274,7 @@ class _Job:
         for line in told:
             self.say(line)
         notes = [
+            *NOTES,
             f"{self.dataset!r}",
             f"lodesmith {__version__}, seed {self.seed}",
             f"All steps together took {self.steps.seconds():.0f} s.",
@@ -289,11 +297,20 @@ class _Job:
 
 def _train(name: str, overrides: dict[str, Any], folder: Path) -> None:
     """The recipe `clara` from its beginning, or from where it was."""
-    from lodesmith.recipes.train import finished, plan
+    from lodesmith.recipes.train import plan
 
     follow(plan("clara", overrides, out=folder, resume="auto", reported=False).events())
     if not finished(folder):
-        raise InputError(f"the training at {name} did not finish", f"delete {folder} and run the command again")
+        raise InputError(f"the training at {name} did not finish", _AGAIN, path=folder)
+
+
+def _whole(file: Path) -> bool:
+    """Whether an evaluation can be read."""
+    try:
+        Evaluation.load(file)
+    except InputError:
+        return False
+    return True
 
 
 def follow(events: Iterable[Event]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lodesmith.core.errors import LodesmithError
-from lodesmith.core.files import read_json, write_json
+from lodesmith.core.files import read_object, write_json
 from lodesmith.core.hashing import fingerprint
 
 __all__ = ["Steps"]
@@ -32,9 +32,12 @@ class Steps:
         self._done: dict[str, Any] = {}
         if self._path.exists():
             try:
-                self._done = read_json(self._path)
+                found = read_object(self._path)
             except LodesmithError:
-                self.say(f"{self._path} is damaged: every step runs again")
+                found = {"": None}
+            self._done = {name: step for name, step in found.items() if _is_step(step)}
+            if len(self._done) < len(found):
+                self.say(f"{self._path} is damaged: what it does not tell runs again")
 
     def once(self, name: str, inputs: Any, work: Callable[[], object], *, products: list[Path]) -> None:
         """Do `work` unless it was done with the same `inputs` (a JSON value) and its `products` still stand."""
@@ -51,6 +54,20 @@ class Steps:
         write_json(self._path, self._done)
         self.say(f"{name}: {seconds:.0f} s")
 
+    def again(self, name: str) -> None:
+        """Forget that a step was done: its products are damaged."""
+        self._done.pop(name, None)
+
     def seconds(self) -> float:
         """What all finished steps took together."""
         return float(sum(step["seconds"] for step in self._done.values()))
+
+
+def _is_step(value: Any) -> bool:
+    """Whether an entry is one that `once` wrote."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("key"), str)
+        and type(value.get("seconds")) in (int, float)
+        and 0 <= value["seconds"] < float("inf")
+    )

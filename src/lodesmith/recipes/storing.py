@@ -13,29 +13,40 @@ from lodesmith.core.files import atomic_folder, read_json, sha256_folder, verify
 from lodesmith.core.protocols import Retriever
 from lodesmith.core.records import Dataset
 from lodesmith.core.registry import did_you_mean, find, names
-from lodesmith.recipes._document_vectors import contents, document_vectors
+from lodesmith.core.vectors import begun_dtype
+from lodesmith.recipes._document_vectors import contents, document_vectors, kept_dtype, kept_vectors
 from lodesmith.recipes.systems import load_encoder
 
 __all__ = ["Searcher", "answers", "beginning", "build_index", "encode_dataset", "open_searcher", "texts_of"]
 
 
-def encode_dataset(model: str, folder: Path, out: Path, *, passages: int | None = None) -> dict[str, Any]:
-    """Encode a dataset's documents into a vectors folder; an interrupted one is continued."""
+def encode_dataset(
+    model: str, folder: Path, out: Path, *, passages: int | None = None, dtype: str | None = None
+) -> dict[str, Any]:
+    """Encode a dataset's documents into a vectors folder; an interrupted one is continued, in its own `dtype` where
+    none is given (see `kept_dtype`)."""
     from lodesmith.encoders.corpus import encode_to
 
     encoder = load_encoder(model, passages)
+    dtype = kept_dtype(encoder, dtype or begun_dtype(out))
     dataset = Dataset.load(folder)
     items = contents(encoder, dataset.documents, dataset.folder)
-    vectors = encode_to(encoder, items, out, total=len(dataset.documents))
-    return {"out": str(out), "items": len(vectors), "rows": len(vectors.values), "dimension": vectors.dimension} | {
-        key: vectors.info[key] for key in ("truncated", "docs_per_s", "seconds") if key in vectors.info
-    }
+    vectors = encode_to(encoder, items, out, dtype=dtype, total=len(dataset.documents))
+    found = {"out": str(out), "items": len(vectors), "rows": len(vectors.values), "dimension": vectors.dimension}
+    told = ("truncated", "docs_per_s", "seconds")
+    return found | {"dtype": dtype} | {key: vectors.info[key] for key in told if key in vectors.info}
 
 
 def build_index(
-    model: str, folder: Path, out: Path, *, index: str = "flat", passages: int | None = None
+    model: str,
+    folder: Path,
+    out: Path,
+    *,
+    index: str = "flat",
+    passages: int | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Encode a dataset's documents and index them."""
+    """Encode a dataset's documents and index them; their vectors are kept in `dtype` (see `kept_dtype`)."""
     from lodesmith.indexes import folder as index_folder
 
     kinds = [name for name in names("indexes") if name != "folder"]
@@ -46,11 +57,14 @@ def build_index(
     dataset = Dataset.load(folder)
     encoder = load_encoder(model, passages)
     find("indexes", index)(metric=encoder.metric)  # what does not fit is refused before anything is encoded
-    vectors = document_vectors(model, encoder, dataset.documents, folder=dataset.folder)
+    dtype = kept_dtype(encoder, dtype)
+    vectors = kept_vectors(model, encoder, dataset.documents, dtype, folder=dataset.folder)
     info = {"model": _absolute(model), "dataset": str(folder.resolve()), "passages": passages}
-    manifest = index_folder.create(out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info)
+    manifest = index_folder.create(
+        out, index, vectors, metric=encoder.metric, model=encoder.fingerprint, info=info, dtype=dtype
+    )
     found = {"out": str(out), "index": index, "documents": len(vectors), "dimension": vectors.dimension}
-    found |= {"truncated": vectors.info.get("truncated")}
+    found |= {"dtype": dtype, "truncated": vectors.info.get("truncated")}
     structure = out / manifest["folder"] / "structure.json"
     return found | (read_json(structure)["report"] if structure.is_file() else {})
 
@@ -98,10 +112,12 @@ def add_to_index(folder: Path, dataset: Path) -> dict[str, Any]:
     """Add a dataset's documents to an index, encoded by the model it was built with."""
     from lodesmith.indexes import folder as index_folder
 
-    info = _manifest(folder)["info"]
+    manifest = _manifest(folder)
+    info = manifest["info"]
     model = _beside(folder, info["model"])
     encoder = load_encoder(model, info.get("passages"))
-    vectors = document_vectors(model, encoder, Dataset.load(dataset).documents, folder=dataset)
+    dtype = manifest.get("dtype") or kept_dtype(encoder)
+    vectors = kept_vectors(model, encoder, Dataset.load(dataset).documents, dtype, folder=dataset)
     index_folder.add(folder, vectors, model=encoder.fingerprint)
     _remember(folder, dataset)
     return {"index": str(folder), "added": len(vectors)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lodesmith.core.errors import InputError
-from lodesmith.core.files import read_object, sha256_file
+from lodesmith.core.files import read_object, sha256_file, verify_files
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import SEVERAL, Encoder, Metric, Retriever
 from lodesmith.core.records import Dataset
@@ -22,6 +22,7 @@ from lodesmith.core.run import Run
 from lodesmith.recipes._document_vectors import document_vectors
 from lodesmith.recipes._fusion import Fusion, fusion_of
 from lodesmith.recipes._hybrid_folder import hybrid_of, hybrid_system
+from lodesmith.recipes._run_folder import STAGES
 
 if TYPE_CHECKING:
     from lodesmith.core.vectors import Vectors
@@ -248,6 +249,10 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
     Args:
         name: which.
         passages: split documents into windows of so many tokens, a quarter of them shared with the next.
+
+    Raises:
+        InputError: there is none.
+        IntegrityError: it is of a run, or of a run's stage, and its weights are not those that training wrote.
     """
     from lodesmith.encoders._loading import MEMORY, find_model, is_late, is_memory
     from lodesmith.encoders._page_models import is_pages
@@ -258,9 +263,11 @@ def load_encoder(name: str, passages: int | None = None) -> Encoder:
     if (path / "recipe.yaml").is_file():
         if not any((path / "model" / name).is_file() for name in ("modules.json", "config.json", MEMORY)):
             raise InputError("this run has no model yet", "finish it: lode train … --resume", path=path)
-        _check_weights(path)
+        if read_object(path / "manifest.json").get("model_files") is None:
+            raise InputError("this run is not finished", "finish it: lode train … --resume", path=path)
         path = path / "model"
         name = str(path)
+    _check_weights(path)
     if (path / TOWERS).is_file():
         return _towers(path, passages)
     if is_memory(folder := find_model(name)):
@@ -297,14 +304,21 @@ def _towers(path: Path, passages: int | None) -> Encoder:
     return encoder
 
 
-def _check_weights(run: Path) -> None:
-    """Refuse weights that training did not write."""
-    from lodesmith.core.files import verify_files
+def _check_weights(folder: Path) -> None:
+    """Refuse weights that training did not write, where the folder is a run's `model`, or the model of a stage.
 
-    files = read_object(run / "manifest.json").get("model_files")
-    if files is None:
-        raise InputError("this run is not finished", "finish it: lode train … --resume", path=run)
-    verify_files(run / "model", files)
+    Raises:
+        IntegrityError: a file is not the one that the run's manifest names.
+    """
+    folder = folder.resolve()
+    stage = folder.parent.name == STAGES
+    run = folder.parents[1] if stage else folder.parent
+    if not all((run / name).is_file() for name in ("recipe.yaml", "manifest.json")):
+        return
+    told = read_object(run / "manifest.json")
+    files = told.get("stage_files") if stage else {"model": told.get("model_files")}
+    if isinstance(files, dict) and isinstance(own := files.get(folder.name), dict):
+        verify_files(folder, own)
 
 
 def dense(name: str, encoder: Encoder, vectors: Vectors) -> System:

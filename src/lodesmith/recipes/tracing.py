@@ -16,7 +16,7 @@ from lodesmith.core.results import Comparison, Evaluation, Pair
 from lodesmith.core.run import Run
 from lodesmith.data.traced import COLUMN, MODES, Mode, traced, traces_of
 from lodesmith.evaluation import compare as comparing
-from lodesmith.recipes._variants import measure_variants
+from lodesmith.recipes._variants import Kept, measure_variants
 from lodesmith.recipes.evaluating import evaluate_system
 from lodesmith.recipes.recipe import Recipe, TracesPlan
 from lodesmith.recipes.systems import System, resolve
@@ -197,7 +197,7 @@ def controls_datasets(  # noqa: PLR0913 - the options of the verb
     """
     missing: dict[str, int] = {}
 
-    def measured(dataset: Dataset, part: str) -> Iterator[tuple[Evaluation, Run]]:
+    def measured(dataset: Dataset, part: str, _: Kept) -> Iterator[tuple[Evaluation, Run]]:
         for evaluation, ranking, count in controls(resolve(system, dataset, passages), dataset, use, part, measures):
             missing[dataset.name] = max(count, missing.get(dataset.name, 0))
             yield evaluation, ranking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from lodesmith.training import Stage
 
 __all__ = ["Training", "finished", "forecast", "plan"]
+
+_log = logging.getLogger(__name__)
 
 _NAMED = {"begun": "model before training"}
 """How what identifies a run is told."""
@@ -302,6 +305,14 @@ class Training:
             own = getattr(self.learner, "validation", None)
             plain = Validating(self.recipe, stage, self.dataset, self.pairs, self.learner)
             validate = plain if own is None else own(stage)
+            if validate is None:
+                _log.warning(
+                    "%s: nothing to validate the stage %r on: no judged query of %s can be asked; the weights of its "
+                    "last step are kept",
+                    self.dataset.name,
+                    stage.name,
+                    self.recipe.data.validation or "validation",
+                )
         if self.recipe.evaluation.validate_on:
             validate = Elsewhere(self.recipe, self.learner, validate)
         accumulate = self.recipe.engine.accumulate

@@ -47,7 +47,8 @@ def test_it_is_searched_by_the_cosine_of_all_its_vectors(
     evaluation = lode.evaluate(str(saved), loaded)
     assert 0 < evaluation.measures["nDCG@10"].mean <= 1
     assert evaluation.cost["parameters"] == encoder.parameters_total
-    code, out, _ = command(capsys, "encode", saved, dataset, "--out", tmp_path / "vectors", "--json")
+    whole = ["--out", tmp_path / "vectors", "--dtype", "float32"]
+    code, out, _ = command(capsys, "encode", saved, dataset, *whole, "--json")
     assert (code, json.loads(out)["rows"]) == (0, 4 * len(texts))
     np.testing.assert_allclose(Vectors.load(tmp_path / "vectors").values, found.values, atol=1e-5)
     assert command(capsys, "index", "build", saved, dataset, "--out", tmp_path / "index")[0] == 0

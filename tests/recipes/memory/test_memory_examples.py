@@ -9,9 +9,10 @@ from typing import Any
 import memory_worlds
 import numpy as np
 import pytest
-from memory_worlds import same, tensors, training
+from memory_worlds import FACTS, answer, same, tensors, training
 
 from lodesmith.core import events
+from lodesmith.core.errors import InputError
 from lodesmith.core.files import read_json
 from lodesmith.data.importing import import_paths
 from lodesmith.encoders import MemoryEncoder
@@ -92,3 +93,65 @@ def test_answers_that_cannot_be_compared_are_not_asked(base: Path, tmp_path: Pat
     measured = planned.learner.validation(planned.recipe.stages[0])  # type: ignore[attr-defined]
     assert measured.keys == ["q10"]
     assert np.isfinite(list(measured().values())).all()
+
+
+def _pooled(place: Path) -> list[dict[str, Any]]:
+    """CLaRa's rows of the last stages: a question, its pool, an answer, and nothing that says where it stands."""
+    place.mkdir()
+    bodies = [f"the {who} {does} {answer(at)} in the barn ." for at, (who, does) in enumerate(FACTS)]
+    rows = [
+        {"question": f"what does the {who} {does} ?", "docs": bodies[at : at + 4], "gold_answer": answer(at)}
+        for at, (who, does) in enumerate(FACTS[:9])
+    ]
+    (place / "pooled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return rows
+
+
+def test_pools_that_nothing_judges_are_learned_from(base: Path, tmp_path: Path) -> None:
+    """The last stages learn from them; the first reads one document, and nothing says which."""
+    rows = _pooled(tmp_path / "from")
+    import_paths([tmp_path / "from"], tmp_path / "pooled")
+    with pytest.raises(InputError, match="the stage 'compress' has no example: 9 questions do not say which one"):
+        list(training(tmp_path / "pooled", base, tmp_path / "alone", **ONCE).events())
+    place = memory_worlds.write(tmp_path / "beasts", ())
+    memory_worlds.columns(place)
+    planned = training(f"{place},{tmp_path / 'pooled'}", base, tmp_path / "run", **ONCE)  # type: ignore[arg-type]
+    learner: Any = planned.learner
+    first, second, third = ([e for e in learner._examples(stage) if e.query] for stage in planned.recipe.stages)
+    assert first == []
+    assert [e.question for e in second] == [e.question for e in third] == [row["question"] for row in rows]
+    assert {e.relevant for e in second} == {()}
+    pools = learner.batches(planned.recipe.stages[2]).pools
+    named = {e.query: pool for e, pool in zip(learner.batches(planned.recipe.stages[2]).examples, pools, strict=True)}
+    for example, row in zip(third, rows, strict=True):
+        assert [planned.dataset.documents[key].content for key in named[example.query]] == row["docs"]
+    happened = list(planned.events())
+    assert happened[-1].step == sum(forecast(planned)["steps"].values())
+    assert all(np.isfinite(event.total) for event in happened if isinstance(event, events.Step))
+    assert not same(*(tensors(tmp_path / "run" / name)["query_reasoner"] for name in ("untrained", "model")))
+
+
+def test_a_joint_loss_goes_over_questions_that_nothing_judges(base: Path, tmp_path: Path) -> None:
+    _pooled(tmp_path / "from")
+    import_paths([tmp_path / "from"], tmp_path / "pooled")
+    place = memory_worlds.write(tmp_path / "beasts", ())
+    memory_worlds.columns(place)
+    both: Any = f"{place},{tmp_path / 'pooled'}"
+    planned = training(both, base, tmp_path / "run", **ONCE, **{"stages.2.objective.retrieval": 1.0})
+    assert all(np.isfinite(event.total) for event in planned.events() if isinstance(event, events.Step))
+
+
+def test_validation_that_can_ask_nothing_is_told(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = memory_worlds.write(tmp_path / "beasts")
+    memory_worlds.columns(place)
+    rows = [json.loads(line) for line in (place / "queries.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["answers"] = ["the"] if int(row["_id"][1:]) in memory_worlds.SPLITS["dev"] else row["answers"]
+    (place / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "run"
+    for left in (out / ".model.abcdefgh.tmp", out / "stages" / ".compress.abcdefgh.tmp"):
+        left.mkdir(parents=True)  # as a process that was killed left it
+    happened = list(training(place, base, out, **ONCE).events())
+    assert not any(isinstance(event, events.Validation) for event in happened)
+    assert "nothing to validate the stage 'compress' on: no judged query of dev can be asked" in caplog.text
+    assert not list(out.rglob("*.tmp"))

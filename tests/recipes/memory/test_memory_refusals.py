@@ -69,7 +69,7 @@ def test_answers_are_for_memory_models(
     ("more", "said"),
     [
         ({"stages.0.objective.kinds": ["simpel"]}, "no kind of examples is called 'simpel'"),
-        ({"stages.1.objective.kinds": ["paraphrase"]}, "there are no examples"),
+        ({"stages.1.objective.kinds": ["paraphrase"]}, "the stage 'instruct' has no example: "),
         ({"stages.1.objective.documents": 16}, "has 15 documents, and 16 are read"),
         ({"base": "minilm"}, "no causal language model"),
         ({"encoder.rate": 17}, "rate 17 is not between 1 and document_length, 16"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lodesmith.core.errors import InputError, IntegrityError, ResumeError
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, ResumeError
 from lodesmith.core.files import locked, read_json, verify_files
 from lodesmith.core.hashing import text_key
 from lodesmith.core.protocols import Encoder, Side
@@ -68,9 +68,14 @@ class VectorCache:
         chunk: most texts encoded at once.
         dtype: `"float32"`, or `"float16"` for half the disk, in folders of its own; what the encoder's float32 folder
             has is rounded, not encoded again.
+
+    Raises:
+        ConfigError: the type is another.
     """
 
     def __init__(self, root: Path | str | None = None, *, chunk: int = 8192, dtype: str = "float32") -> None:
+        if dtype not in ("float32", "float16"):
+            raise ConfigError(f"the cache keeps no {dtype!r}", "choose float32 or float16")
         self.root = default_cache() if root is None else Path(root)
         self.chunk, self.dtype = chunk, dtype
 

@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lodesmith.core.errors import InputError, ResumeError
 from lodesmith.core.files import locked
 from lodesmith.core.hashing import text_key
 from lodesmith.core.progress import tell
 from lodesmith.core.protocols import Encoder, Side
-from lodesmith.core.vectors import Vectors, VectorWriter
+from lodesmith.core.vectors import Vectors, VectorWriter, check_range
 
 __all__ = ["Appender", "chain", "encode_to"]
 
@@ -51,7 +49,7 @@ def encode_to(
         items: ids are unique; the order is that of the vectors.
         folder: made if it is missing; locked while it is written.
         side: whose prompt the texts get.
-        dtype: `"float32"` or `"float16"`.
+        dtype: `"float32"`, `"float16"`, or `"int8"` with a scale a row.
         chunk: most items encoded at once; smaller ones are taken while that would take longer than ten seconds.
         total: number of items, where it is known, for the progress.
 
@@ -60,7 +58,8 @@ def encode_to(
         it.
 
     Raises:
-        ResumeError: the folder was begun with another model or side, or the stream is not the one it was begun with.
+        ResumeError: the folder was begun with another model, side or type, or the stream is not the one it was begun
+            with.
         InputError: an id occurs twice, or a vector cannot be held by `dtype`.
         BusyError: another process is writing there.
     """
@@ -162,7 +161,7 @@ class Appender:
         """Encode a chunk and write it under `ids`, durably when this returns."""
         start = time.perf_counter()
         vectors = self.encoder.encode([text for _, text in batch], self.side, ids)
-        self._check_range(vectors)
+        check_range(vectors.values, self.writer.dtype)
         self._note_cut(vectors)
         seconds = time.perf_counter() - start
         self.rate = len(batch) / max(seconds, 1e-9)
@@ -183,11 +182,6 @@ class Appender:
                 handle.writelines(f"{key}\n" for key in vectors.info["cut"])
                 handle.flush()
                 os.fsync(handle.fileno())
-
-    def _check_range(self, vectors: Vectors) -> None:
-        most = float(np.finfo(self.writer.dtype).max)
-        if not (np.abs(vectors.values) <= most).all():  # NaN is not <= either
-            raise InputError(f"a vector has NaN, or a component that {self.writer.dtype} cannot hold", "use float32")
 
     def finish(self) -> Vectors:
         """Close the folder and open the result; the files are hashed again only where something was added."""

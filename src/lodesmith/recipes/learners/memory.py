@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lodesmith.core.errors import InputError
 from lodesmith.core.hashing import fingerprint
 from lodesmith.core.protocols import Metric, Side
 from lodesmith.core.registry import find, parameters
@@ -112,11 +113,24 @@ class Memory(Alone["MemoryEncoder"]):
         return {**defaults, **stage.objective.settings}
 
     def _examples(self, stage: StagePlan) -> list[Example]:
-        """Those of the stage's kinds; where documents are chosen, of the questions that say which they are of."""
+        """Those of the stage's kinds. Where documents are chosen, or several are read, of the questions that say which
+        they are of; where one is given, of those whose document is known.
+
+        Raises:
+            InputError: none is left.
+        """
         settings = self._settings(stage)
-        found = examples(self.dataset, self.recipe.data.train, settings.get("kinds"), training=True)
+        found = there = examples(self.dataset, self.recipe.data.train, settings.get("kinds"), training=True)
         if settings.get("candidates") is not None or settings["documents"] > 1:
             found = [example for example in found if not example.alone]
+        else:
+            found = [example for example in found if example.relevant or not example.query]
+        if not found:
+            what = "say which one document they are of" if there[0].query else "tell their documents from others"
+            raise InputError(
+                f"{self.dataset.name}: the stage {stage.name!r} has no example: {len(there):,} questions do not {what}",
+                "leave the stage out and begin from a run that had it (init=RUN), or add a dataset for it (data=A,B)",
+            )
         held = self.pairs.validation  # which may be a share of the training split
         found = [example for example in found if example.query not in held]
         limit = self.recipe.data.limit

@@ -6,6 +6,7 @@ memory tokens should be, `decoder` answers from memory tokens.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,8 +125,10 @@ class MemoryModel(nn.Module):
         except ImportError:
             raise MissingExtraError("peft", "lora") from None
         try:
-            if not 0 <= settings["lora_dropout"] < 1 or not settings["lora_alpha"] > 0:  # which peft lets pass
-                raise ValueError("dropout is at least 0 and below 1, and alpha above 0")
+            rank, alpha, dropout = (settings[name] for name in ("r", "lora_alpha", "lora_dropout"))
+            numbers = type(rank) is int and all(type(value) in (int, float) for value in (alpha, dropout))
+            if not numbers or not (0 <= dropout < 1 and 0 < alpha < math.inf):  # which peft lets pass
+                raise ValueError("rank is a whole number, alpha one above 0, and dropout at least 0 and below 1")
             made = [LoraConfig(**settings, task_type="CAUSAL_LM") for _ in ADAPTERS]
             model: Any = get_peft_model(language_model, made[0], adapter_name=ADAPTERS[0])
             for name, config in zip(ADAPTERS[1:], made[1:], strict=True):

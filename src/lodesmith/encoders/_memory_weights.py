@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lodesmith.core.errors import IntegrityError
+from lodesmith.core.model_files import refuse_damaged
 from lodesmith.encoders._memory_model import ADAPTERS, MemoryModel
 
 if TYPE_CHECKING:
@@ -68,12 +69,14 @@ def read_parts(folder: Path, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 
     Raises:
         IntegrityError: a tensor is missing, unknown, or of another shape.
+        NotFiniteError: one is NaN or infinite.
     """
     found = {}
     for part, wanted in shapes.items():
         file = file_of(folder, part)
         found[part] = _tensors(file)
         check_shapes(file, {name: tuple(tensor.shape) for name, tensor in found[part].items()}, wanted)
+        refuse_damaged(found[part].items(), file)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from memory_models import QUESTIONS, SIZES, TEXTS, memory, plain, stir
 
 import causal_models
-from lodesmith.core.errors import ConfigError, InputError, IntegrityError
+from lodesmith.core.errors import ConfigError, InputError, IntegrityError, NotFiniteError
 from lodesmith.core.files import read_object, sha256_file, write_json
 from lodesmith.encoders import MemoryEncoder, TransformerEncoder
 from lodesmith.encoders._memory_model import ADAPTERS
@@ -117,6 +117,10 @@ def test_every_tensor_is_there_with_its_shape(saved: Path, which: str) -> None:
         signed(saved)
         with pytest.raises(IntegrityError, match=said):
             MemoryEncoder(saved)
+    save_file(state | {first: state[first] * float("nan")}, saved / which)
+    signed(saved)
+    with pytest.raises(NotFiniteError, match=f"the weight {first} is NaN or infinite"):
+        MemoryEncoder(saved)
     (saved / which).write_bytes(b"no tensors")
     signed(saved)
     with pytest.raises(IntegrityError, match="damaged"):
@@ -197,9 +201,12 @@ def test_a_language_model_that_changed_since_it_was_read_is_not_saved(folder: Pa
         ({"lora": {"rnk": 2}}, "no setting 'rnk'"),
         ({"lora": {"layers": ["nowhere"]}}, "does not fit the model"),
         ({"lora": {"rank": -1}}, "does not fit the model"),
-        ({"lora": {"dropout": -0.1}}, "dropout is at least 0 and below 1"),
-        ({"lora": {"dropout": 1}}, "dropout is at least 0 and below 1"),
-        ({"lora": {"alpha": 0}}, "alpha above 0"),
+        ({"lora": {"dropout": -0.1}}, "dropout at least 0 and below 1"),
+        ({"lora": {"dropout": 1}}, "dropout at least 0 and below 1"),
+        ({"lora": {"alpha": 0}}, "alpha one above 0"),
+        ({"lora": {"alpha": float("inf")}}, "alpha one above 0"),
+        ({"lora": {"alpha": "inf"}}, "alpha one above 0"),
+        ({"lora": {"rank": 1.5}}, "rank is a whole number"),
         ({"rate": 2.5, "document_length": 8}, "not two whole numbers and a text"),
         ({"document_length": 8.0}, "not two whole numbers and a text"),
         ({"separator": 5, "document_length": 8}, "not two whole numbers and a text"),

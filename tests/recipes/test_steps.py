@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,31 @@ def test_a_step_runs_again_only_when_its_inputs_or_products_changed(tmp_path: Pa
 
 def test_an_interrupted_step_is_not_remembered(tmp_path: Path) -> None:
     def interrupted() -> None:
+        time.sleep(0.06)
         raise KeyboardInterrupt
 
     steps = Steps(tmp_path, lambda line: None)
     with pytest.raises(KeyboardInterrupt):
         steps.once("make", 1, interrupted, products=[])
+    spent = Steps(tmp_path, lambda line: None).seconds()
     ran: list[int] = []
-    Steps(tmp_path, lambda line: None).once("make", 1, lambda: ran.append(1), products=[])
+    again = Steps(tmp_path, lambda line: None)
+    again.once("make", 1, lambda: ran.append(1), products=[])
     assert ran == [1]
+    assert again.seconds() >= spent >= 0.05  # both times together
+    other = Steps(tmp_path, lambda line: None)
+    other.once("make", 2, lambda: ran.append(2), products=[])
+    assert other.seconds() < 0.05
+
+
+def test_a_folder_of_before_is_known(tmp_path: Path) -> None:
+    Steps(tmp_path, lambda line: None).once("make", 1, lambda: None, products=[])
+    told = read_object(tmp_path / "steps.json")
+    del told["make"]["whole"]
+    write_json(tmp_path / "steps.json", told)
+    said: list[str] = []
+    Steps(tmp_path, said.append).once("make", 1, lambda: None, products=[])
+    assert said == ["make: done before (0 s)"]
 
 
 def test_a_damaged_memory_starts_over(tmp_path: Path) -> None:

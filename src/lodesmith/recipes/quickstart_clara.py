@@ -104,8 +104,8 @@ class Scale:
 
 FULL = Scale()
 FAST = Scale(
-    sizes=Sizes(documents=1500, instructed=1000, dev=48, test=100, forms=25),
-    reader=Reader(steps=500),
+    sizes=Sizes(documents=1200, instructed=600, dev=48, test=100, forms=25),
+    reader=Reader(steps=450),
     rates=(4, 16),
 )
 

@@ -295,10 +295,10 @@ def test_scores_need_candidates(folder: Path, cross: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"query": "q0", "ids": 5}', "no list of document ids"),
-        ('{"query": "q0", "ids": "d1"}', "no list of document ids"),
-        ('{"query": "q0", "ids": ["d1", null]}', "no list of document ids"),
-        ('{"query": "q0"}', "no list of document ids"),
+        ('{"query": "q0", "ids": 5}', r"negatives.jsonl:1: .*'ids' must be a list of ids"),
+        ('{"query": "q0", "ids": "d1"}', r"negatives.jsonl:1: .*'ids' must be a list of ids"),
+        ('{"query": "q0", "ids": ["d1", null]}', r"negatives.jsonl:1: .*'ids' must be a list of ids"),
+        ('{"query": "q0"}', r"negatives.jsonl:1: .*'ids' must be a list of ids"),
         ('{"document": "q0", "ids": ["d1"]}', "belong to documents"),
     ],
 )
